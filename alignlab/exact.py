@@ -1,0 +1,140 @@
+"""The optimum: what the best policy gains at each price of KL, by tilting samples of the reference.
+
+The policy that maximises E[r] - beta KL(pi, pi_ref) is pi*(y) = pi_ref(y) exp(r(y) / beta) / Z (2305.18290, equation 4).
+So its expected reward and its KL can be had from samples of the reference, each weighted by exp(r / beta).
+
+Of several prompts each is tilted with the same beta and the results are averaged over prompts: the optimum of the
+objective keeps the prompts' distribution. Tilting all samples in one pool reweights prompts as well; that can only look
+better, so it is an upper bound.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def tilt(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The optimum pi* over the last dimension: enumerated responses, or samples of the reference.
+
+    Args:
+        rewards: (..., N).
+        beta: > 0, in reward units a nat; a number, or a tensor that broadcasts against (...).
+        ref_logps: (..., N), the reference's log-probabilities where the N responses are *all* there are; None where they are
+            samples of the reference, which then count alike.
+
+    Returns:
+        expected reward (...), KL(pi*, pi_ref) (...) in nats, effective sample size (...) = 1 / sum of squared weights, 1 to N.
+
+    Raises:
+        ValueError: beta <= 0, or unequal shapes.
+
+    >>> reward, kl, size = tilt(torch.tensor([0.0, 1.0]), beta=1.0)  # weights 1 : e
+    >>> round(reward.item(), 3), round(kl.item(), 3)
+    (0.731, 0.111)
+    """
+    weights, log_z = _weights(rewards, beta, ref_logps)
+    reward = (weights * rewards).sum(-1)
+    kl = (reward / torch.as_tensor(beta) - log_z).clamp(min=0)  # E[log pi*/pi_ref] = E[r]/beta - log Z
+    return reward, kl, 1 / weights.square().sum(-1)
+
+
+def tilted_mean(values: Tensor, rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None) -> Tensor:
+    """The mean of other `values` (..., N) under the optimum for `rewards` (..., N): (...)."""
+    weights, _ = _weights(rewards, beta, ref_logps)
+    return (weights * values).sum(-1)
+
+
+def optimal_logps(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor) -> Tensor:
+    """log pi* of each enumerated response: (..., N), nats."""
+    weights, _ = _weights(rewards, beta, ref_logps)
+    return weights.log()
+
+
+def _weights(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Normalised weights (..., N) and log Z (...)."""
+    beta = torch.as_tensor(beta, dtype=rewards.dtype, device=rewards.device)
+    if not (beta > 0).all():
+        raise ValueError(f"beta must be > 0, got {beta.min().item():g}")
+    if ref_logps is None:
+        ref_logps = torch.full_like(rewards, -torch.tensor(float(rewards.shape[-1])).log().item())
+    elif ref_logps.shape != rewards.shape:
+        raise ValueError(f"unequal shapes: rewards {tuple(rewards.shape)}, ref_logps {tuple(ref_logps.shape)}")
+    logits = ref_logps + rewards / beta[..., None]
+    log_z = logits.logsumexp(-1)
+    return (logits - log_z[..., None]).exp(), log_z - ref_logps.logsumexp(-1)
+
+
+# ---------------------------------------------------------------------------------------------- best of n
+
+
+def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
+    """Expected `values` of the best by `scores` of n draws without replacement from N samples: (..., N), (..., N) -> (...).
+
+    Every subset of size n counts: the i-th lowest score is the best of C(i - 1, n - 1) of them. Equal scores share.
+    """
+    count = scores.shape[-1]
+    if not 1 <= n <= count:
+        raise ValueError(f"n must lie in 1 to {count}, the number of samples, got {n}")
+    ranks = torch.arange(1, count + 1, dtype=torch.float64)
+    log_choose = torch.lgamma(ranks) - torch.lgamma(torch.tensor(float(n), dtype=torch.float64)) - torch.lgamma((ranks - n + 1).clamp(min=1))
+    weights = torch.where(ranks >= n, log_choose, -torch.inf).softmax(-1).to(values)
+    order = scores.argsort(dim=-1, stable=True)
+    return (values.gather(-1, order) * weights).sum(-1)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n, reference) in nats: log n - (n - 1) / n, exact where no two responses score alike, else a bound.
+
+    >>> round(best_of_n_kl(16), 3)
+    1.835
+    """
+    return torch.tensor(float(n)).log().item() - (n - 1) / n
+
+
+# ---------------------------------------------------------------------------------------------- frontiers
+
+
+class Frontier(NamedTuple):
+    """A family of optima, one a beta, for each of P prompts. `prompts` below: (..., P) how often each prompt counts."""
+
+    betas: Tensor  # (K,) falling, so that KL rises
+    value: Tensor  # (P, K) expected judged reward of each prompt's optimum
+    kl: Tensor  # (P, K) nats
+    size: Tensor  # (P, K) effective sample size
+    reward: Tensor  # (P, K) expected reward that was tilted by
+    log_z: Tensor  # (P, K) log of the mean weight, of which the pooled curve is made
+
+    def curve(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """KL and value averaged over prompts, (..., K) each: the optimum of the objective."""
+        share = prompts / prompts.sum(-1, keepdim=True)
+        return share @ self.kl, share @ self.value
+
+    def pooled(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """KL and value with all prompts' samples in one pool, (..., K) each: an upper bound, since it reweights prompts."""
+        share = prompts / prompts.sum(-1, keepdim=True)
+        top = self.log_z.max(0).values  # (K,) against overflow
+        z = (self.log_z - top).exp()  # (P, K)
+        total = share @ z
+        kl = (share @ (z * self.reward)) / total / self.betas - total.log() - top
+        return kl.clamp(min=0), (share @ (z * self.value)) / total
+
+
+def frontier(rewards: Tensor, values: Tensor | None = None, betas: Sequence[float] | None = None) -> Frontier:
+    """The optima for `rewards` at a range of betas, judged by `values` (by default by the rewards themselves).
+
+    Args:
+        rewards: (P, N) rewards of N samples of the reference for each of P prompts: what the optimiser sees.
+        values: (P, N) what the judge sees; None for the same.
+        betas: falling; by default 120, from hardly any tilt to more than N samples can show.
+    """
+    rewards = rewards.double()
+    values = rewards if values is None else values.double()
+    if betas is None:
+        spread = (rewards - rewards.mean(-1, keepdim=True)).std().clamp(min=1e-6)
+        betas = spread * torch.logspace(2, -1.3, 120, dtype=torch.float64)
+    betas = torch.as_tensor(betas, dtype=torch.float64)
+    reward, kl, size = (torch.stack(column, -1) for column in zip(*(tilt(rewards, beta) for beta in betas), strict=True))
+    value = torch.stack([tilted_mean(values, rewards, beta) for beta in betas], -1)
+    return Frontier(betas, value, kl, size, reward, reward / betas - kl)

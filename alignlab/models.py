@@ -1,0 +1,340 @@
+"""One base in memory and small differences: policy, reference and reward model are the same weights with other adapters.
+
+With every adapter off the base *is* the reference. Each role switches its own adapter on before it computes.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignlab import losses
+from alignlab.data import Batch
+
+FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
+SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
+
+
+def best_device() -> torch.device:
+    """CUDA, MPS or CPU: what accelerate finds."""
+    return Accelerator().device
+
+
+def load(source: str | Path, device: torch.device | str | None = None) -> "Base":
+    """A causal LM in Hugging Face layout, from a directory or a hub name, as a frozen base.
+
+    Raises:
+        ValueError: nothing there that transformers can load, or an architecture that `Base` cannot drive.
+    """
+    device = torch.device(device or best_device())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no model there that transformers can load ({str(error).splitlines()[0]})") from error
+    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
+        network = network.to(torch.bfloat16)
+    return Base(network.to(device), tokenizer)
+
+
+class Base:
+    """A frozen causal LM, its tokenizer, and the adapters that have been added to it."""
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token; a policy could never learn to stop")
+        _separate_pad(network, tokenizer)
+        network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
+        self.network, self.tokenizer = network, tokenizer
+        self._adapters = None  # the PeftModel around the network, once there is an adapter
+        self._check_head()
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.network.get_input_embeddings().weight.shape[1]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that one sequence may have, prompt and completion."""
+        return min(getattr(self.network.config, "max_position_embeddings", None) or 1024, 1024)
+
+    def policy(self, name: str = "policy", rank: int | None = 16, seed: int = 0) -> "Policy":
+        """A policy that starts as this base: a LoRA adapter of that rank, or a full copy for `rank=None`."""
+        if rank is None:
+            network = copy.deepcopy(self.network).requires_grad_(True)
+            own = Base.__new__(Base)
+            own.network, own.tokenizer, own._adapters = network, self.tokenizer, None
+            return Policy(own, None, reference=self)
+        self.add_adapter(name, rank, seed)
+        return Policy(self, name, reference=self)
+
+    def reward_model(self, name: str = "reward", rank: int = 16, seed: int = 0) -> "RewardModel":
+        """A reward model that starts as this base: an adapter, and a score head without bias."""
+        self.add_adapter(name, rank, seed)
+        return RewardModel(self, name)
+
+    def add_adapter(self, name: str, rank: int, seed: int) -> None:
+        """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0)."""
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._adapters is None:
+                self._adapters = get_peft_model(self.network, config, adapter_name=name)
+            elif name in self._adapters.peft_config:
+                self._adapters.delete_adapter(name)
+                self._adapters.add_adapter(name, config)
+            else:
+                self._adapters.add_adapter(name, config)
+        self.network.eval()
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Compute with that adapter, or with none: then this is the reference."""
+        if self._adapters is None:
+            yield
+        elif adapter is None:
+            with self._adapters.disable_adapter():
+                yield
+        else:
+            if self._adapters.active_adapter != adapter:
+                self._adapters.set_adapter(adapter)  # also freezes every other adapter
+            yield
+
+    def parameters(self, adapter: str | None) -> list[nn.Parameter]:
+        """What trains: the adapter's weights, or all of the network."""
+        if adapter is None:
+            return list(self.network.parameters())
+        with self.using(adapter):
+            return [parameter for name, parameter in self.network.named_parameters() if f".{adapter}." in name]
+
+    def hidden(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Last hidden states, (B, T, D)."""
+        return self.network.base_model(
+            input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return self.network.get_output_embeddings()(hidden)
+
+    def merge(self, adapter: str) -> "Base":
+        """A new base with that adapter's change inside its weights; this object is used up."""
+        merged = self._adapters.merge_and_unload(adapter_names=[adapter])
+        return Base(merged, self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face model directory: weights in safetensors, tokenizer."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, adapter: str, folder: Path, extra: dict[str, Tensor] | None = None, **config) -> None:
+        """Write one adapter in PEFT's layout, at the top of `folder`."""
+        state = get_peft_model_state_dict(self._adapters, adapter_name=adapter) | (extra or {})
+        settings = copy.deepcopy(self._adapters.peft_config[adapter])
+        for key, value in (config | {"inference_mode": True, "base_model_name_or_path": "../sft"}).items():
+            setattr(settings, key, value)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings.save_pretrained(folder)
+        save_file({key: value.contiguous().cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
+
+    def load_adapter(self, adapter: str, folder: Path) -> dict[str, Tensor]:
+        """Fill an adapter from what `save_adapter` wrote; returns the whole file."""
+        rank = json.loads((folder / "adapter_config.json").read_text())["r"]
+        if self._adapters is None or adapter not in self._adapters.peft_config:
+            self.add_adapter(adapter, rank, seed=0)
+        state = load_file(folder / "adapter_model.safetensors", device=str(self.device))
+        set_peft_model_state_dict(self._adapters, {k: v for k, v in state.items() if "lora_" in k}, adapter_name=adapter)
+        return state
+
+    def _check_head(self) -> None:
+        """Refuse a network whose logits are not its output embedding of its last hidden state."""
+        ids = torch.tensor([[self.tokenizer.eos_token_id, 0, 1]], device=self.device)
+        attention = torch.ones_like(ids)
+        with torch.no_grad():
+            ours = self.logits(self.hidden(ids, attention))
+            theirs = self.network(input_ids=ids, attention_mask=attention).logits
+        if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
+            raise ValueError(f"{type(self.network).__name__} does more to its logits than a linear head; choose another model")
+
+
+class Scored(NamedTuple):
+    """A policy's view of a batch, each (B, T) and aligned with ids; 0 outside completions."""
+
+    logps: Tensor  # log-probability of each completion token, nats
+    ref_logps: Tensor  # the same under the reference
+    kl: Tensor  # exact KL(pi, pi_ref) of the next-token distributions, nats
+    entropy: Tensor  # of the policy's next-token distribution, nats
+    hidden: Tensor  # (B, T, D) the policy's last hidden states
+
+
+class Policy:
+    """A trainable language model and the frozen reference that it started from."""
+
+    def __init__(self, base: Base, adapter: str | None, reference: Base):
+        self.base, self.adapter, self.reference = base, adapter, reference
+        self.tokenizer = base.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.base.parameters(self.adapter)
+
+    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass with gradient: completion log-probs (B, T), entropies (B, T), hidden states (B, T, D)."""
+        with self.base.using(self.adapter):
+            hidden = self.base.hidden(batch.ids, batch.attention)
+            logits, start = self._completion_logits(self.base, hidden, batch, temperature)
+        logps = F.pad(losses.token_logps(logits, batch.ids[:, start:]), (start, 0))
+        with torch.no_grad():
+            entropy = _align(losses.entropy(logits.detach()), start)
+        return losses.masked(logps, batch.mask), losses.masked(entropy, batch.mask), hidden
+
+    def logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """Log-probability of each completion token, with gradient: (B, T), 0 outside completions."""
+        return self.forward(batch, temperature)[0]
+
+    @torch.no_grad()
+    def reference_logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """The same under the reference, without gradient: (B, T)."""
+        return torch.cat([self._reference_logps(part, temperature, batch.ids.shape[1]) for part in self._parts(batch)])
+
+    def _reference_logps(self, batch: Batch, temperature: float, width: int) -> Tensor:
+        with self.reference.using(None):
+            hidden = self.reference.hidden(batch.ids, batch.attention)
+            logits, start = self._completion_logits(self.reference, hidden, batch, temperature)
+        logps = F.pad(losses.token_logps(logits, batch.ids[:, start:]), (start, 0))
+        return F.pad(losses.masked(logps, batch.mask), (0, width - batch.ids.shape[1]))
+
+    @torch.no_grad()
+    def score(self, batch: Batch, temperature: float = 1.0) -> Scored:
+        """Everything that PPO and the judge need to know of a batch, without gradient, in parts that fit in memory."""
+        width = batch.ids.shape[1]
+        parts = []
+        for part in self._parts(batch):
+            with self.base.using(self.adapter):
+                hidden = self.base.hidden(part.ids, part.attention)
+                logits, start = self._completion_logits(self.base, hidden, part, temperature)
+            with self.reference.using(None):
+                ref_hidden = self.reference.hidden(part.ids, part.attention)
+                ref_logits, _ = self._completion_logits(self.reference, ref_hidden, part, temperature)
+            ids, fill = part.ids[:, start:], (0, width - part.ids.shape[1])
+            columns = (
+                F.pad(losses.token_logps(logits, ids), (start, 0)),
+                F.pad(losses.token_logps(ref_logits, ids), (start, 0)),
+                _align(losses.exact_kl(logits, ref_logits), start),
+                _align(losses.entropy(logits), start),
+            )
+            parts.append([F.pad(losses.masked(column, part.mask), fill) for column in columns] + [F.pad(hidden, (0, 0, *fill))])
+        return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _completion_logits(self, base: Base, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, int]:
+        """Logits from the first completion token of the batch on, so that none are made for prompts: (B, T - start, V), start."""
+        start = max(int(batch.mask.argmax(-1).min()) - 1, 0)
+        return base.logits(hidden[:, start:]) / temperature, start
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        rows = max(1, SCORING_ELEMENTS // (batch.ids.shape[1] * self.base.network.config.vocab_size))
+        for first in range(0, len(batch), rows):
+            yield batch.rows(slice(first, first + rows))
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter for plain PEFT, or the whole model where there is none."""
+        if self.adapter is None:
+            self.base.save(folder)
+        else:
+            self.base.save_adapter(self.adapter, folder, task_type="CAUSAL_LM")
+
+
+class RewardModel:
+    """A score for a prompt and completion: a linear head on the last token's hidden state."""
+
+    def __init__(self, base: Base, adapter: str):
+        self.base, self.adapter, self.tokenizer = base, adapter, base.tokenizer
+        self.head = nn.Linear(base.hidden_size, 1, bias=False, device=base.device)
+        nn.init.zeros_(self.head.weight)  # every score starts at 0, the loss at log 2
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self.base.parameters(self.adapter) + list(self.head.parameters())
+
+    def scores(self, batch: Batch) -> Tensor:
+        """(B,) scores, in log-odds, read at the last token of each row. Only differences within a prompt mean anything."""
+        with self.base.using(self.adapter):
+            hidden = self.base.hidden(batch.ids, batch.attention)
+        rows = torch.arange(len(batch), device=hidden.device)
+        return self.head(hidden[rows, losses.last_token(batch.attention)].float()).squeeze(-1)
+
+    @torch.no_grad()
+    def score_all(self, batch: Batch, rows: int = 512) -> Tensor:
+        """`scores` without gradient, in parts."""
+        return torch.cat([self.scores(batch.rows(slice(i, i + rows))) for i in range(0, len(batch), rows)])
+
+    def save(self, folder: Path) -> None:
+        """Write adapter and head so that AutoModelForSequenceClassification (num_labels=1) + PEFT gives equal scores."""
+        head = {"base_model.model.score.weight": self.head.weight.detach()}
+        self.base.save_adapter(self.adapter, folder, head, task_type="SEQ_CLS", modules_to_save=["score"])
+
+    @classmethod
+    def load(cls, base: Base, folder: Path, adapter: str = "reward") -> "RewardModel":
+        """What `save` wrote."""
+        state = base.load_adapter(adapter, folder)
+        model = cls(base, adapter)
+        model.head.weight.data.copy_(state["base_model.model.score.weight"])
+        return model
+
+
+class ValueHead(nn.Module):
+    """PPO's value: a small head on the policy's own hidden states, detached. It starts at zero."""
+
+    def __init__(self, base: Base, width: int = 128, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(nn.Linear(base.hidden_size, width), nn.GELU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+        self.to(base.device)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden state at t - 1."""
+        return _align(self.layers(hidden.detach().float()).squeeze(-1), 0)
+
+
+def positions(attention: Tensor) -> Tensor:
+    """Position ids that ignore padding on either side: (B, T) -> (B, T)."""
+    return (attention.cumsum(-1) - 1).clamp(min=0)
+
+
+def _align(after: Tensor, start: int) -> Tensor:
+    """Move what was computed at t - 1 to the token t that it is about, and put `start` columns before it."""
+    return F.pad(after[:, :-1], (start + 1, 0))
+
+
+def _separate_pad(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give padding an id of its own: where pad equals EOS, others' code cannot tell the end from the padding."""
+    eos = tokenizer.eos_token_id
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == eos:
+        special = [token for token in tokenizer.all_special_ids if token != eos and token != tokenizer.bos_token_id]
+        other = special[0] if special else next(i for i in range(len(tokenizer) - 1, -1, -1) if i != eos)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(other)
+    network.config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,162 @@
+"""Proximal policy optimisation: sample, score, shape the reward, learn; again and again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignlab import losses
+from alignlab.data import Text
+from alignlab.losses import adapt_beta, clipped_policy_loss, explained_variance, gae, masked_mean, normalise, shape_rewards, value_loss
+from alignlab.models import Policy, Scored, ValueHead
+from alignlab.optim import descend, optimiser
+from alignlab.rollout import Completions, sample
+
+Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """Every field is read at each step, so that a change acts at the next one.
+
+    beta: >= 0; the price of KL (see the head of losses.py), in reward units a nat.
+    kl_target: nats a completion, or None; with it beta is moved to hold the KL there.
+    kl_horizon: completions over which an adaptive beta may change by a fifth.
+    clip_epsilon: how far the ratio to the policy that sampled may move with profit.
+    value_clip: the same for values, in reward units, or None.
+    gamma, lam: discount, and GAE's trade of bias (0) for variance (1).
+    learning_rate, value_learning_rate: of AdamW, for the policy and for the value head.
+    iterations: times the policy samples.
+    batch_size: completions an iteration.
+    epochs, minibatch_size: passes over them, and completions a step.
+    stop_kl: end an iteration's epochs once the policy is this far from the one that sampled, nats a token; or None.
+    missing_eos_score: the score of a completion that did not end by itself, in the units of the (centred) score.
+    max_new_tokens, temperature: of sampling; log-probs are scored at the same temperature.
+    seed: prompts, samples and minibatches.
+    """
+
+    beta: float = 0.5
+    kl_target: float | None = None
+    kl_horizon: int = 5000
+    clip_epsilon: float = 0.2
+    value_clip: float | None = None
+    gamma: float = 1.0
+    lam: float = 0.95
+    learning_rate: float = 1e-3
+    value_learning_rate: float = 3e-3
+    iterations: int = 40
+    batch_size: int = 256
+    epochs: int = 2
+    minibatch_size: int = 128
+    stop_kl: float | None = None
+    missing_eos_score: float = -3.0
+    max_new_tokens: int = 48
+    temperature: float = 1.0
+    seed: int = 0
+
+
+class Experience(NamedTuple):
+    """One iteration's samples and all that is fixed about them while the policy learns from them."""
+
+    samples: Completions
+    old: Scored  # under the policy that sampled
+    scores: Tensor  # (B,) as PPO uses them: missing-EOS rule applied
+    values: Tensor  # (B, T)
+    advantages: Tensor  # (B, T) normalised
+    returns: Tensor  # (B, T)
+    rewards: Tensor  # (B, T) shaped
+
+
+def train(policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config) -> Iterator[dict]:
+    """Train the policy to raise `score` at the price of beta a nat; yields a dict of metrics after each phase.
+
+    Each iteration yields once after sampling and once after each epoch, with `partial` true in all but the last.
+    `value_head` learns along with the policy.
+
+    Metrics: reward (mean score), kl and kl_se (exact, nats a completion), objective = reward - beta * kl, entropy, length, stop_rate,
+    loss, value_loss, explained_variance, clip_fraction, ratio (largest), approx_kl (to the policy that sampled), samples.
+    """
+    chance = torch.Generator(policy.device).manual_seed(config.seed)
+    order = torch.Generator().manual_seed(config.seed)
+    optimizer = optimiser(policy.parameters())
+    optimizer.add_param_group({"params": list(value_head.parameters())})
+    for iteration in range(config.iterations):
+        rows = torch.randint(len(prompts), (config.batch_size,), generator=order).tolist()
+        experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, chance)
+        metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
+        yield {**metrics, "partial": True}
+        for epoch in range(config.epochs):
+            learned = update(policy, value_head, optimizer, experience, config, order)
+            metrics.update(learned)
+            last = epoch == config.epochs - 1 or (config.stop_kl is not None and learned["approx_kl"] > config.stop_kl)
+            if last:
+                break
+            yield {**metrics, "partial": True}
+        if config.kl_target is not None:
+            config.beta = adapt_beta(config.beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
+        yield metrics
+
+
+@torch.no_grad()
+def collect(
+    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, generator: torch.Generator
+) -> Experience:
+    """Sample one answer a prompt, score it, and work out rewards, values, advantages and returns."""
+    samples = sample(policy, prompts, config.max_new_tokens, generator, config.temperature)
+    mask = samples.batch.mask
+    scores = torch.where(samples.stopped, score(samples), torch.full_like(samples.logps[:, 0], config.missing_eos_score))
+    old = policy.score(samples.batch, config.temperature)
+    values = losses.masked(value_head(old.hidden), mask)
+    rewards = shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    return Experience(samples, old, scores, values, normalise(advantages, mask), returns, rewards)
+
+
+def update(
+    policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config, generator
+) -> dict:
+    """One epoch of minibatches over the experience; returns its metrics, means over the epoch."""
+    seen = []
+    for rows in torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size):
+        rows = rows.to(policy.device)
+        batch = experience.samples.batch.rows(rows)
+        width, mask = batch.ids.shape[1], batch.mask
+        old_logps, advantages, returns, old_values = (
+            tensor[rows, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
+        )
+        logps, _, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
+        values = value_head(hidden)
+        policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
+        value_part = value_loss(values, old_values, returns, mask, config.value_clip)
+        optimizer.param_groups[1]["scale"] = config.value_learning_rate / config.learning_rate
+        descend(optimizer, config.learning_rate, [policy_part + value_part])
+        with torch.no_grad():
+            log_ratio = logps - old_logps
+            seen.append({
+                "loss": policy_part.item(),
+                "value_loss": value_part.item(),
+                "explained_variance": explained_variance(old_values, returns, mask).item(),
+                "clip_fraction": masked_mean((log_ratio.exp() - 1).abs().gt(config.clip_epsilon).float(), mask).item(),
+                "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
+                "ratio": log_ratio.exp().max().item(),
+            })  # fmt: skip
+    return {key: sum(part[key] for part in seen) / len(seen) for key in seen[0]}
+
+
+def describe(experience: Experience, beta: float) -> dict:
+    """The metrics of what was sampled."""
+    samples, old = experience.samples, experience.old
+    kl = old.kl.sum(-1)
+    return {
+        "beta": beta,
+        "reward": experience.scores.mean().item(),
+        "kl": kl.mean().item(),
+        "kl_se": (kl.std() / len(kl) ** 0.5).item(),
+        "objective": (experience.scores.mean() - beta * kl.mean()).item(),
+        "entropy": masked_mean(old.entropy, samples.batch.mask).item(),
+        "length": samples.lengths.float().mean().item(),
+        "stop_rate": samples.stopped.float().mean().item(),
+        "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
+    }

@@ -1,0 +1,103 @@
+"""Sampling. Left padding lives and dies in this file: what leaves it is right-padded, like everything else."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignlab.data import Batch, Example, Text, collate, prompt_ids
+from alignlab.losses import masked
+from alignlab.models import Policy, positions
+
+
+class Completions(NamedTuple):
+    """Sampled answers, one row each."""
+
+    prompts: list[Text]
+    texts: list[str]
+    batch: Batch
+    logps: Tensor  # (B, T) recorded while sampling, nats; 0 outside completions
+    stopped: Tensor  # (B,) bool: ended with EOS, not at the length limit
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each completion, EOS included."""
+        return self.batch.mask.sum(-1)
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Text],
+    max_new_tokens: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    reference: bool = False,
+) -> Completions:
+    """One answer for each prompt, at that temperature with no other cut of the distribution.
+
+    Args:
+        prompts: B prompts; repeat a prompt for several answers.
+        max_new_tokens: > 0, EOS included.
+        generator: on the policy's device; the only source of chance.
+        temperature: > 0; score with the same one.
+        reference: sample the reference instead of the policy.
+
+    Returns:
+        B completions.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    base, adapter = (policy.reference, None) if reference else (policy.base, policy.adapter)
+    tokenizer, device = policy.tokenizer, policy.device
+    cached: dict[str, list[int]] = {}
+    encoded = [cached.get(str(p)) or cached.setdefault(str(p), prompt_ids(tokenizer, p)) for p in prompts]
+    room = max(base.max_length - max_new_tokens, 1)
+    encoded = [ids[-room:] for ids in encoded]
+    with base.using(adapter):
+        tokens, logps = _generate(base, encoded, max_new_tokens, temperature, generator)
+
+    ended = (tokens == tokenizer.eos_token_id).cumsum(-1)  # (B, N) 0 before EOS, 1 from the first on
+    stopped = ended[:, -1] > 0
+    lengths = ((ended == 0).sum(-1) + stopped.long()).tolist()
+    rows = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
+    batch = collate([Example(p, row) for p, row in zip(encoded, rows, strict=True)], tokenizer.pad_token_id, device)
+    recorded = torch.zeros(batch.ids.shape, device=device)
+    recorded[batch.mask.bool()] = logps[torch.arange(tokens.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return Completions(list(prompts), texts, batch, masked(recorded, batch.mask), stopped)
+
+
+def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: float, generator) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probabilities, (B, N) each; after EOS a row is filled with EOS and means nothing."""
+    eos, device = base.tokenizer.eos_token_id, base.device
+    count, width = len(encoded), max(map(len, encoded))
+    ids = torch.tensor([[eos] * (width - len(row)) + row for row in encoded], device=device)  # padding on the left
+    attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
+    tokens = torch.full((count, max_new_tokens), eos, device=device)
+    logps = torch.zeros(count, max_new_tokens, device=device)
+    alive = torch.arange(count, device=device)  # rows that have not ended; the others are not computed any more
+    cache = None
+    for step in range(max_new_tokens):
+        output = base.network.base_model(
+            input_ids=ids, attention_mask=attention, position_ids=positions(attention)[:, -ids.shape[1] :],
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        cache = output.past_key_values
+        logp = (base.logits(output.last_hidden_state[:, -1]).float() / temperature).log_softmax(-1)  # (A, V)
+        chosen = torch.multinomial(logp.exp(), 1, generator=generator)  # (A, 1)
+        tokens[alive, step] = chosen.squeeze(-1)
+        logps[alive, step] = logp.gather(-1, chosen).squeeze(-1)
+        going = (chosen.squeeze(-1) != eos).nonzero().squeeze(-1)
+        if len(going) == 0:
+            break
+        if len(going) < 0.8 * len(alive):
+            alive, chosen, attention = alive[going], chosen[going], attention[going]
+            cache.batch_select_indices(going)
+        ids = chosen
+        attention = torch.cat([attention, torch.ones_like(chosen)], dim=-1)
+    return tokens, logps

@@ -1,0 +1,57 @@
+"""Stage 1, supervised fine-tuning: raise the likelihood of demonstrations."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alignlab import losses
+from alignlab.data import collate, encode_all
+from alignlab.models import Policy
+from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """Every field is read at each step, so that a change acts at the next one.
+
+    learning_rate: of AdamW; too high forgets, too low learns nothing.
+    batch_size: demonstrations a step.
+    micro_batch_size: demonstrations in memory at once; changes memory, not the result.
+    epochs: passes over the demonstrations.
+    max_length: tokens of prompt and completion together.
+    seed: order of the demonstrations.
+    """
+
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    micro_batch_size: int = 64
+    epochs: int = 2
+    max_length: int = 128
+    seed: int = 0
+
+
+def train(policy: Policy, demonstrations: Sequence[dict], config: Config) -> Iterator[dict]:
+    """Train the policy on records with `prompt` and `completion`; yields a dict of metrics a step.
+
+    Metrics: loss (nats a token), perplexity, tokens, gradient_norm.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    examples = [example for (example,) in encode_all(policy.tokenizer, demonstrations, ["completion"], config.max_length)]
+    optimizer = optimiser(policy.parameters())
+    steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
+    for step, rows in enumerate(steps):
+        chosen = [examples[row] for row in rows.tolist()]
+        tokens = sum(len(example.completion) for example in chosen)
+
+        def parts():
+            for first in range(0, len(chosen), config.micro_batch_size):
+                batch = collate(chosen[first : first + config.micro_batch_size], policy.tokenizer.pad_token_id, policy.device)
+                share = batch.mask.sum() / tokens  # weighted by tokens over the whole batch
+                yield losses.sft_loss(policy.logps(batch), batch.mask) * share
+
+        loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
+        yield {
+            "stage": "sft", "step": step, "steps": len(steps), "loss": loss, "perplexity": torch.tensor(loss).exp().item(),
+            "tokens": tokens, "gradient_norm": norm,
+        }  # fmt: skip
