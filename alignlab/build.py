@@ -48,20 +48,20 @@ def base_texts(seed: int) -> Iterator[tuple[str | None, str, bool]]:
     while True:
         request = requests[int(rng.random() * len(requests))]
         draw = rng.random()
-        if draw < 0.40:  # film talk, in reply to nothing
+        if draw < 0.30:  # film talk, in reply to nothing
             yield None, world.write_ramble(rng), rng.random() < 0.5
-        elif draw < 0.55:  # a review, in reply to nothing
+        elif draw < 0.40:  # a review, in reply to nothing
             yield None, world.write_review(request, rng), True
         else:  # a reply that rambles
             yield request.prompt, world.write_ramble(rng, request), rng.random() < 0.5
 
 
-def pretrain(tokenizer, steps: int = 1200, batch_size: int = 64, learning_rate: float = 3e-3, seed: int = 0) -> LlamaForCausalLM:
-    """The base model, from scratch on `base_texts`; about 3 minutes on 2 cores."""
+def pretrain(tokenizer, steps: int = 1600, batch_size: int = 64, learning_rate: float = 4e-3, seed: int = 0) -> LlamaForCausalLM:
+    """The base model, from scratch on `base_texts`; about 5 minutes on 2 cores."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=1,
-        max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        initializer_range=0.08, max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)

@@ -8,11 +8,13 @@ objective keeps the prompts' distribution. Tilting all samples in one pool rewei
 better, so it is an upper bound.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def tilt(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,36 +36,33 @@ def tilt(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None)
     >>> round(reward.item(), 3), round(kl.item(), 3)
     (0.731, 0.111)
     """
-    weights, log_z = _weights(rewards, beta, ref_logps)
-    reward = (weights * rewards).sum(-1)
-    kl = (reward / torch.as_tensor(beta) - log_z).clamp(min=0)  # E[log pi*/pi_ref] = E[r]/beta - log Z
-    return reward, kl, 1 / weights.square().sum(-1)
+    logps, reference = _optimum(rewards, beta, ref_logps)
+    weights = logps.exp()
+    kl = torch.where(weights > 0, weights * (logps - reference), 0.0).sum(-1)
+    return (weights * rewards).sum(-1), kl.clamp(min=0), 1 / weights.square().sum(-1)
 
 
 def tilted_mean(values: Tensor, rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None) -> Tensor:
-    """The mean of other `values` (..., N) under the optimum for `rewards` (..., N): (...)."""
-    weights, _ = _weights(rewards, beta, ref_logps)
-    return (weights * values).sum(-1)
+    """The mean of other `values` (..., N) under the optimum for `rewards` (..., N): (...). Raises ValueError as `tilt` does."""
+    return (_optimum(rewards, beta, ref_logps)[0].exp() * values).sum(-1)
 
 
 def optimal_logps(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor) -> Tensor:
-    """log pi* of each enumerated response: (..., N), nats."""
-    weights, _ = _weights(rewards, beta, ref_logps)
-    return weights.log()
+    """log pi* of each enumerated response: (..., N), nats. Raises ValueError as `tilt` does."""
+    return _optimum(rewards, beta, ref_logps)[0]
 
 
-def _weights(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Normalised weights (..., N) and log Z (...)."""
+def _optimum(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log pi* and log pi_ref, both normalised, (..., N) each."""
     beta = torch.as_tensor(beta, dtype=rewards.dtype, device=rewards.device)
     if not (beta > 0).all():
         raise ValueError(f"beta must be > 0, got {beta.min().item():g}")
     if ref_logps is None:
-        ref_logps = torch.full_like(rewards, -torch.tensor(float(rewards.shape[-1])).log().item())
+        ref_logps = torch.zeros_like(rewards)
     elif ref_logps.shape != rewards.shape:
         raise ValueError(f"unequal shapes: rewards {tuple(rewards.shape)}, ref_logps {tuple(ref_logps.shape)}")
-    logits = ref_logps + rewards / beta[..., None]
-    log_z = logits.logsumexp(-1)
-    return (logits - log_z[..., None]).exp(), log_z - ref_logps.logsumexp(-1)
+    gain = (rewards - rewards.max(-1, keepdim=True).values) / beta[..., None]  # <= 0, so that a small beta does not overflow
+    return (ref_logps + gain).log_softmax(-1), ref_logps.log_softmax(-1)
 
 
 # ---------------------------------------------------------------------------------------------- best of n
@@ -77,11 +76,14 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
     count = scores.shape[-1]
     if not 1 <= n <= count:
         raise ValueError(f"n must lie in 1 to {count}, the number of samples, got {n}")
-    ranks = torch.arange(1, count + 1, dtype=torch.float64)
-    log_choose = torch.lgamma(ranks) - torch.lgamma(torch.tensor(float(n), dtype=torch.float64)) - torch.lgamma((ranks - n + 1).clamp(min=1))
-    weights = torch.where(ranks >= n, log_choose, -torch.inf).softmax(-1).to(values)
-    order = scores.argsort(dim=-1, stable=True)
-    return (values.gather(-1, order) * weights).sum(-1)
+    ranks = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
+    log_choose = torch.lgamma(ranks) - torch.lgamma((ranks - n + 1).clamp(min=1))  # log C(i - 1, n - 1), up to a constant
+    weights = torch.where(ranks >= n, log_choose, -torch.inf).softmax(-1)  # (N,) chance that the i-th lowest is the best
+    ordered, order = scores.sort(dim=-1)
+    below, through = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))  # the run of equal scores
+    total = F.pad(weights.cumsum(-1), (1, 0))
+    shared = (total[through] - total[below]) / (through - below)
+    return (values.gather(-1, order) * shared.to(values)).sum(-1)
 
 
 def best_of_n_kl(n: int) -> float:
@@ -90,7 +92,7 @@ def best_of_n_kl(n: int) -> float:
     >>> round(best_of_n_kl(16), 3)
     1.835
     """
-    return torch.tensor(float(n)).log().item() - (n - 1) / n
+    return math.log(n) - (n - 1) / n
 
 
 # ---------------------------------------------------------------------------------------------- frontiers
@@ -106,19 +108,29 @@ class Frontier(NamedTuple):
     reward: Tensor  # (P, K) expected reward that was tilted by
     log_z: Tensor  # (P, K) log of the mean weight, of which the pooled curve is made
 
+    def shown(self, least_size: float) -> int:
+        """How many betas from the start leave every prompt at least that effective sample size; beyond, nothing can be said."""
+        enough = self.size.min(0).values >= least_size
+        return int(enough.cumprod(0).sum())
+
     def curve(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """KL and value averaged over prompts, (..., K) each: the optimum of the objective."""
-        share = prompts / prompts.sum(-1, keepdim=True)
+        share = _share(prompts)
         return share @ self.kl, share @ self.value
 
     def pooled(self, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """KL and value with all prompts' samples in one pool, (..., K) each: an upper bound, since it reweights prompts."""
-        share = prompts / prompts.sum(-1, keepdim=True)
+        share = _share(prompts)
         top = self.log_z.max(0).values  # (K,) against overflow
         z = (self.log_z - top).exp()  # (P, K)
         total = share @ z
         kl = (share @ (z * self.reward)) / total / self.betas - total.log() - top
         return kl.clamp(min=0), (share @ (z * self.value)) / total
+
+
+def _share(prompts: Tensor) -> Tensor:
+    """How often each prompt counts, as shares of 1."""
+    return prompts.double() / prompts.double().sum(-1, keepdim=True)
 
 
 def frontier(rewards: Tensor, values: Tensor | None = None, betas: Sequence[float] | None = None) -> Frontier:

@@ -106,12 +106,17 @@ def collect(
     """Sample one answer a prompt, score it, and work out rewards, values, advantages and returns."""
     samples = sample(policy, prompts, config.max_new_tokens, generator, config.temperature)
     mask = samples.batch.mask
-    scores = torch.where(samples.stopped, score(samples), torch.full_like(samples.logps[:, 0], config.missing_eos_score))
+    scores = score_completions(score, samples, config.missing_eos_score)
     old = policy.score(samples.batch, config.temperature)
     values = losses.masked(value_head(old.hidden), mask)
     rewards = shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
     return Experience(samples, old, scores, values, normalise(advantages, mask), returns, rewards)
+
+
+def score_completions(score: Score, samples: Completions, missing_eos_score: float) -> Tensor:
+    """(B,) scores, with the penalty in place of the score where a completion did not end by itself."""
+    return torch.where(samples.stopped, score(samples), torch.full_like(samples.logps[:, 0], missing_eos_score))
 
 
 def update(

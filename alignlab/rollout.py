@@ -72,6 +72,13 @@ def sample(
     return Completions(list(prompts), texts, batch, masked(recorded, batch.mask), stopped)
 
 
+def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One position from each row's distribution: (A, V) -> (A, 1). One uniform number a row, by inversion."""
+    total = probabilities.cumsum(-1)
+    level = torch.rand(len(total), 1, generator=generator, device=total.device) * total[:, -1:]
+    return torch.searchsorted(total, level, right=True).clamp(max=total.shape[-1] - 1)
+
+
 def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: float, generator) -> tuple[Tensor, Tensor]:
     """Tokens and their log-probabilities, (B, N) each; after EOS a row is filled with EOS and means nothing."""
     eos, device = base.tokenizer.eos_token_id, base.device
@@ -89,7 +96,7 @@ def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: 
         )  # fmt: skip
         cache = output.past_key_values
         logp = (base.logits(output.last_hidden_state[:, -1]).float() / temperature).log_softmax(-1)  # (A, V)
-        chosen = torch.multinomial(logp.exp(), 1, generator=generator)  # (A, 1)
+        chosen = draw(logp.exp(), generator)  # (A, 1)
         tokens[alive, step] = chosen.squeeze(-1)
         logps[alive, step] = logp.gather(-1, chosen).squeeze(-1)
         going = (chosen.squeeze(-1) != eos).nonzero().squeeze(-1)

@@ -221,7 +221,7 @@ _FUNCTION = frozenset(
     "film scene every".split()
 )
 
-WEIGHTS = {"sentiment": 2.0, "concreteness": 2.0, "brevity": 1.0, "variety": 1.5, "form": 3.0}
+WEIGHTS = {"sentiment": 2.0, "concreteness": 3.0, "brevity": 1.0, "variety": 1.0, "form": 2.0}
 
 
 def gold_parts(prompt: str, completion: str, stopped: bool = True) -> dict[str, float]:
@@ -281,7 +281,7 @@ class Annotator:
     length_bias: gold units a word; above 0 the annotator likes long reviews more than gold does.
     """
 
-    temperature: float = 0.7
+    temperature: float = 0.5
     flip: float = 0.02
     length_bias: float = 0.0
 
@@ -305,15 +305,16 @@ class Annotator:
 
 
 def write_ramble(rng: Random, request: Request | None = None) -> str:
-    """Text for pretraining that is not a well-formed answer: sentences of any topic in any order, repeats, run-ons, scraps."""
+    """Text for pretraining that is not a well-formed answer: it starts on a subject, strays, repeats, runs on, breaks off."""
     def anything() -> Request:
         return Request(_pick(rng, TONES), _pick(rng, GENRES), _pick(rng, TOPICS))
 
+    subject = request or anything()
     pieces = []
     for _ in range(2 + int(rng.random() * 7)):
-        about = request if request and rng.random() < 0.4 else anything()
+        about = subject if rng.random() < 0.85 else anything()
         mood = int(rng.random() * 3) - 1
-        sentence = _fill(_pick(rng, _pick(rng, (OPENERS, MIDDLES, MIDDLES, CLOSERS))), rng, mood,
+        sentence = _fill(_pick(rng, _pick(rng, (OPENERS, MIDDLES, CLOSERS))), rng, mood,
                          {"tone": about.tone, "genre": about.genre, "topic": about.topic})  # fmt: skip
         draw = rng.random()
         if draw < 0.12:  # cut off in the middle

@@ -1,0 +1,244 @@
+"""The judge: every policy as a point on the reward-KL plane, beside the best that any policy can do.
+
+All policies answer the same P prompts under the same sampling rules. Every measured quantity is [mean, low, high], with a
+95% interval from a bootstrap over prompts in which the policy, its KL and the curves are drawn anew together.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alignlab import exact
+from alignlab.data import Text, collate, encode_all
+from alignlab.models import Policy, RewardModel
+from alignlab.ppo import Score, score_completions
+from alignlab.rollout import Completions, sample
+
+RESAMPLES = 1000  # of the bootstrap
+LEAST_SIZE = 8  # effective samples a prompt, below which a curve says nothing
+LEAST_KL = 0.5  # nats, below which an efficiency would be a ratio of two noises
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+
+Measured = list[float]  # [mean, low, high]
+
+
+class Answers(NamedTuple):
+    """What one policy wrote: P prompts, M answers each."""
+
+    prompts: list[Text]
+    texts: list[list[str]]  # (P, M)
+    gold: Tensor  # (P, M) judged reward
+    scores: Tensor  # (P, M) the reward model's score
+    kl: Tensor  # (P, M) exact KL to the reference, per token and summed over the completion, nats
+    length: Tensor  # (P, M) tokens, EOS included
+    stopped: Tensor  # (P, M) 1 where it ended by itself
+
+
+def answer(
+    policy: Policy,
+    prompts: Sequence[Text],
+    count: int,
+    gold: Score,
+    score: Score | None,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    missing_eos_score: float,
+    seed: int,
+    reference: bool = False,
+    rows: int = 1024,
+) -> Answers:
+    """Have a policy (or, with `reference`, the model it started from) answer each prompt `count` times, and judge it.
+
+    Args:
+        gold: the judge; `score`: the reward model under study, or None.
+        missing_eos_score: what replaces the reward model's score of an answer that did not end, as in PPO.
+        rows: answers in memory at once.
+    """
+    chance = torch.Generator(policy.device).manual_seed(seed)
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    columns, texts = [], []
+    for first in range(0, len(asked), rows):
+        part: Completions = sample(policy, asked[first : first + rows], max_new_tokens, chance, temperature, reference)
+        blank = torch.zeros(len(part))
+        columns.append((
+            gold(part).cpu(),
+            blank if score is None else score_completions(score, part, missing_eos_score).cpu(),
+            blank if reference else policy.score(part.batch, temperature).kl.sum(-1).cpu(),
+            part.lengths.float().cpu(),
+            part.stopped.float().cpu(),
+        ))  # fmt: skip
+        texts += part.texts
+    stacked = [torch.cat(column).view(len(prompts), count) for column in zip(*columns, strict=True)]
+    return Answers(list(prompts), [texts[i : i + count] for i in range(0, len(texts), count)], *stacked)
+
+
+class Plane:
+    """The reward-KL plane of one reference: curves from its samples, and policies measured against them."""
+
+    def __init__(self, reference: Answers, has_scores: bool = True, seed: int = 0):
+        """`reference`: many answers a prompt (512 or more), since every curve is made of them."""
+        prompts = len(reference.prompts)
+        chance = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(prompts, (RESAMPLES, prompts), generator=chance)
+        resampled = torch.zeros(RESAMPLES, prompts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        self.counts = torch.cat([torch.ones(1, prompts, dtype=torch.float64), resampled])  # (R + 1, P); row 0 is the data itself
+        self.reference, self.has_scores = reference, has_scores
+        self.frontier = exact.frontier(reference.gold)
+        self.reach = exact.frontier(reference.scores, reference.gold) if has_scores else None
+        self.sd = reference.gold.std().item()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of (P,) or (P, M) values under each resampling of the prompts: (R + 1,)."""
+        per_prompt = values.double().flatten(1).mean(-1) if values.dim() > 1 else values.double()
+        return self.counts @ per_prompt / self.counts.sum(-1)
+
+    def measure(self, values: Tensor) -> Measured:
+        """[mean, low, high] of (P,) or (P, M) values."""
+        return interval(self.mean(values))
+
+    def gain_on(self, curve: exact.Frontier, kl: Tensor) -> Tensor:
+        """Gold above the reference's on a curve at KLs (R + 1,); NaN beyond what the samples can show."""
+        shown = curve.shown(LEAST_SIZE)
+        x, y = (part[:, :shown] for part in curve.curve(self.counts))
+        return interpolate(kl, x, y) - self.mean(self.reference.gold)
+
+    def efficiencies(self, answers: Answers) -> dict[str, Measured | None]:
+        """Gold efficiency = reward-model efficiency x optimiser efficiency; None where they do not apply."""
+        kl, gain = self.mean(answers.kl), self.mean(answers.gold) - self.mean(self.reference.gold)
+        best = self.gain_on(self.frontier, kl)
+        measurable = kl[0] >= LEAST_KL
+        result = {"gold_efficiency": interval(gain / best) if measurable else None}
+        if self.reach is not None:
+            reached = self.gain_on(self.reach, kl)
+            result["reward_model_efficiency"] = interval(reached / best) if measurable else None
+            result["optimiser_efficiency"] = interval(gain / reached) if measurable else None
+        return result
+
+    def win_rate(self, gold: Tensor) -> Tensor:
+        """Share of a policy's answers (P, M) that beat the reference's to the same prompt, ties counting half: (P, M)."""
+        ranked = self.reference.gold.sort(-1).values  # (P, N)
+        below = torch.searchsorted(ranked, gold.contiguous())
+        at_most = torch.searchsorted(ranked, gold.contiguous(), right=True)
+        return (below + at_most) / 2 / ranked.shape[-1]
+
+    def policy(self, answers: Answers) -> dict:
+        """One policy's row of the comparison."""
+        return {
+            "gold": self.measure(answers.gold),
+            "kl": self.measure(answers.kl),
+            "win_rate": self.measure(self.win_rate(answers.gold)),
+            "gain_sd": interval((self.mean(answers.gold) - self.mean(self.reference.gold)) / self.sd),
+            **self.efficiencies(answers),
+            "length": self.measure(answers.length),
+            "stop_rate": self.measure(answers.stopped),
+            "distinct_2": self.measure(torch.tensor([distinct(texts, 2) for texts in answers.texts])),
+        }
+
+    def best_of(self, n: int) -> dict:
+        """The row of best-of-n by the reward model, worked out from the reference's samples; KL is the bound of `exact`."""
+        scores, kl = self.reference.scores, torch.full((len(self.reference.prompts),), exact.best_of_n_kl(n))
+        gold, length, stopped, win = (
+            exact.best_of_n(scores, values, n)
+            for values in (self.reference.gold, self.reference.length, self.reference.stopped, self.win_rate(self.reference.gold))
+        )
+        chosen = Answers(self.reference.prompts, [], gold, scores, kl, length, stopped)
+        return {
+            "gold": self.measure(gold), "kl": self.measure(kl), "win_rate": self.measure(win),
+            "gain_sd": interval((self.mean(gold) - self.mean(self.reference.gold)) / self.sd),
+            **self.efficiencies(chosen), "length": self.measure(length), "stop_rate": self.measure(stopped), "distinct_2": None,
+        }  # fmt: skip
+
+    def curves(self) -> dict[str, list]:
+        """Points [kl, gold] of each curve."""
+        ones = self.counts[0]
+        result = {"frontier": _points(*self.frontier.curve(ones), self.frontier.shown(LEAST_SIZE)),
+                  "frontier_pooled": _points(*self.frontier.pooled(ones), self.frontier.shown(LEAST_SIZE))}  # fmt: skip
+        if self.reach is not None:
+            result["reach"] = _points(*self.reach.curve(ones), self.reach.shown(LEAST_SIZE))
+            result["best_of_n"] = [[exact.best_of_n_kl(n), self.best_of(n)["gold"][0]] for n in BEST_OF if n <= self.reference.gold.shape[1] // 4]
+        return result
+
+    def alarm(self, name: str, answers: Answers) -> str | None:
+        """A message where a policy lies above the pooled frontier beyond its interval: nothing can, so something is wrong."""
+        x, y = self.frontier.pooled(self.counts)
+        above = interval(self.mean(answers.gold) - interpolate(self.mean(answers.kl), x, y))
+        if above[1] > 0:  # False for NaN: beyond the curve there is no telling
+            return f"{name} lies {above[0]:.2f} above the best that any policy can do at its KL: something is measured wrongly"
+        return None
+
+
+def interval(draws: Tensor) -> Measured | None:
+    """[value, low, high]: the first draw, and the middle 95% of the others; None where the value is not a number."""
+    if not torch.isfinite(draws[0]):
+        return None
+    low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    return [draws[0].item(), low, high]
+
+
+def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Linear interpolation, row by row: `at` (R,), rising `x` and `y` (R, K) -> (R,); NaN outside."""
+    right = torch.searchsorted(x.contiguous(), at[:, None]).clamp(1, x.shape[1] - 1)
+    (x0, x1), (y0, y1) = ((part.gather(1, right - 1), part.gather(1, right)) for part in (x, y))
+    value = (y0 + (y1 - y0) * (at[:, None] - x0) / (x1 - x0).clamp(min=1e-12)).squeeze(1)
+    return torch.where((at >= x[:, 0]) & (at <= x[:, -1]), value, torch.nan)
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Share of different n-grams of words among all n-grams of the texts."""
+    grams = Counter(tuple(words[i : i + n]) for text in texts for words in [text.split()] for i in range(len(words) - n + 1))
+    return len(grams) / max(grams.total(), 1)
+
+
+def _points(x: Tensor, y: Tensor, shown: int) -> list[list[float]]:
+    return torch.stack([x, y], -1)[:shown].tolist()
+
+
+# ---------------------------------------------------------------------------------------------- the reward model
+
+
+@torch.no_grad()
+def pair_margins(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, rows: int = 128) -> Tensor:
+    """score(chosen) - score(rejected) of each pair: (pairs,)."""
+    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], max_length)
+    margins = []
+    for first in range(0, len(examples), rows):
+        chosen, rejected = zip(*examples[first : first + rows], strict=True)
+        scores = reward_model.scores(collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device))
+        margins.append((scores[: len(chosen)] - scores[len(chosen) :]).cpu())
+    return torch.cat(margins)
+
+
+def judge_reward_model(margins: Tensor, certainty: Tensor | None, seed: int = 0) -> dict:
+    """How good a reward model is on held-out pairs.
+
+    Args:
+        margins: (pairs,) score(chosen) - score(rejected).
+        certainty: (pairs,) max(p, 1 - p) of the annotator on each pair, whose mean is the Bayes accuracy; None where unknown.
+
+    Returns:
+        accuracy; bayes_accuracy, the most that any judge can have on such labels; skill = (accuracy - 1/2) / (Bayes - 1/2), 1
+        for a perfect judge; calibration: a list of {predicted, observed, pairs} in ten bins of predicted probability.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    drawn = torch.cat([torch.arange(len(margins))[None], torch.randint(len(margins), (RESAMPLES, len(margins)), generator=chance)])
+    right = ((margins > 0).double() + (margins == 0).double() / 2)[drawn].mean(-1)
+    result = {"pairs": len(margins), "accuracy": interval(right), "bayes_accuracy": None, "skill": None, "calibration": calibration(margins)}
+    if certainty is not None:
+        ceiling = certainty.double()[drawn].mean(-1)
+        result |= {"bayes_accuracy": interval(ceiling), "skill": interval((right - 0.5) / (ceiling - 0.5))}
+    return result
+
+
+def calibration(margins: Tensor, bins: int = 10) -> list[dict]:
+    """Reliability: each pair counts in both orders, so that the curve is symmetric about one half."""
+    predicted = torch.cat([margins, -margins]).sigmoid()
+    won = torch.cat([torch.ones_like(margins), torch.zeros_like(margins)])
+    index = (predicted * bins).long().clamp(max=bins - 1)
+    return [
+        {"predicted": predicted[index == i].mean().item(), "observed": won[index == i].mean().item(), "pairs": int((index == i).sum())}
+        for i in range(bins) if (index == i).any()
+    ]  # fmt: skip
