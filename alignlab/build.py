@@ -3,7 +3,7 @@
 The grammar files come out byte for byte the same anywhere; weights and sampled pairs on the same machine and versions.
 """
 
-import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,7 +12,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignlab import data, losses, world
+from alignlab import data, losses, sft, sizes, world
+from alignlab.models import Base
+from alignlab.pairs import sample_pairs
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -20,6 +22,11 @@ CHAT_TEMPLATE = (
     "{% else %}<user>{{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<answer>{% endif %}"
 )
+
+
+TEST_REQUESTS = 224
+DEMONSTRATIONS = 3000
+PAIRS, TEST_PAIRS = 6600, 3300  # asked for; some tell nothing and are left out
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -60,7 +67,7 @@ def pretrain(tokenizer, steps: int = 1600, batch_size: int = 64, learning_rate: 
     """The base model, from scratch on `base_texts`; about 5 minutes on 2 cores."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
         initializer_range=0.08, max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -78,7 +85,7 @@ def pretrain(tokenizer, steps: int = 1600, batch_size: int = 64, learning_rate: 
             examples.append(data.Example(start, (ids if ends else ids[:-1])[:96]))
         batch = data.collate(examples, tokenizer.pad_token_id)
         logits = model(batch.ids, attention_mask=batch.attention).logits
-        loss = losses.sft_loss(losses.token_logps(logits, batch.ids), batch.attention[:, :])
+        loss = losses.sft_loss(losses.token_logps(logits, batch.ids), batch.attention)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -87,3 +94,62 @@ def pretrain(tokenizer, steps: int = 1600, batch_size: int = 64, learning_rate: 
         if step % 100 == 0 or step == steps - 1:
             print(f"pretraining step {step + 1}/{steps}: loss {loss.item():.3f} nats a token", flush=True)
     return model.eval()
+
+
+def write_grammar(folder: Path) -> None:
+    """Demonstrations and prompts; train and test share no request."""
+    rng, requests = Random("data"), world.requests()
+    requests.sort(key=lambda request: rng.random())  # random() alone is the same in every Python
+    test, train = requests[:TEST_REQUESTS], requests[TEST_REQUESTS:]
+    records = []
+    for i in range(DEMONSTRATIONS):
+        request = train[i % len(train)]
+        records.append({"prompt": request.prompt, "completion": world.write_review(request, rng)})
+    data.write_lines(folder / "demonstrations.jsonl", records)
+    data.write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
+    data.write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
+    english = [f"Write a one-sentence review of a {genre} about {topic}." for genre in world.GENRES for topic in world.TOPICS]
+    english.sort(key=lambda prompt: rng.random())
+    data.write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
+    data.write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
+
+
+def write_pairs(folder: Path) -> None:
+    """Preference pairs, sampled from the SFT model that `sft.Config()` gives and labelled by the default annotator."""
+    size = sizes.tiny()
+    base = size.load()
+    policy = base.policy("sft", size.rank)
+    for metrics in sft.train(policy, size.demonstrations(base, 0), size.sft):
+        pass
+    reference = base.merge("sft")
+    print(f"SFT: loss {metrics['loss']:.3f} nats a token")
+    for name, prompts, count, seed in (
+        ("preferences.jsonl", size.prompts, PAIRS, 1),
+        ("preferences_test.jsonl", data.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
+    ):
+        asked = [prompts[i % len(prompts)] for i in range(count)]
+        records = sample_pairs(
+            reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=size.ppo.max_new_tokens
+        )
+        data.write_lines(folder / name, records)
+        print(f"{name}: {len(records)} pairs of {count} prompts asked", flush=True)
+
+
+def main(parts: list[str]) -> None:
+    """Rebuild the parts named: grammar, base, pairs; all of them by default."""
+    folder = data.data_folder()
+    folder.mkdir(exist_ok=True)
+    for part in parts or ["grammar", "base", "pairs"]:
+        if part == "grammar":
+            write_grammar(folder)
+        elif part == "base":
+            tokenizer = make_tokenizer()
+            Base(pretrain(tokenizer), tokenizer).save(folder / "base")
+        elif part == "pairs":
+            write_pairs(folder)
+        else:
+            raise SystemExit(f"no part {part!r}; choose among grammar, base, pairs")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PACKAGE_DATA = Path(__file__).parent / "data"
+from alignlab.errors import UserError
+
+PACKAGE_DATA = Path(__file__).parent / "_data"  # where the wheel puts it
 
 
 def data_folder() -> Path:
@@ -33,18 +35,18 @@ def read_preferences(source: str | Path) -> list[dict]:
     HH-RLHF transcripts `chosen`, `rejected`, whose common beginning is the prompt. Extra fields are kept.
 
     Raises:
-        ValueError: naming the file, the line and the cure.
+        UserError: naming the file, the line and the cure.
     """
     return [_preference(record, where) for where, record in _records(source)]
 
 
 def read_demonstrations(source: str | Path) -> list[dict]:
-    """Demonstrations, checked: dicts with `prompt` and `completion`. Raises ValueError as `read_preferences` does."""
+    """Demonstrations, checked: dicts with `prompt` and `completion`. Raises UserError as `read_preferences` does."""
     return [_demonstration(record, where) for where, record in _records(source)]
 
 
 def read_prompts(source: str | Path) -> list[Text]:
-    """The `prompt` of each record, checked. Raises ValueError as `read_preferences` does."""
+    """The `prompt` of each record, checked. Raises UserError as `read_preferences` does."""
     return [_prompt(_field(record, "prompt", where), where) for where, record in _records(source)]
 
 
@@ -53,7 +55,7 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
     path = Path(source)
     if path.suffix in (".jsonl", ".json") or path.exists():
         if not path.is_file():
-            raise ValueError(f"{source}: no such file; give a JSON Lines file or the name of a hub set")
+            raise UserError(f"{source}: no such file; give a JSON Lines file or the name of a hub set")
         records = []
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -62,9 +64,9 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"{source}, line {number}: not JSON ({error.msg}); write one object a line") from None
+                    raise UserError(f"{source}, line {number}: not JSON ({error.msg}); write one object a line") from None
                 if not isinstance(record, dict):
-                    raise ValueError(f"{source}, line {number}: not an object; write one {{...}} a line")
+                    raise UserError(f"{source}, line {number}: not an object; write one {{...}} a line")
                 records.append((f"{source}, line {number}", record))
     else:
         from datasets import load_dataset
@@ -72,16 +74,16 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
         try:
             rows = load_dataset(str(source), split="train")
         except Exception as error:
-            raise ValueError(f"{source}: neither a file here nor a hub set within reach ({type(error).__name__})") from error
+            raise UserError(f"{source}: neither a file here nor a hub set within reach ({type(error).__name__})") from error
         records = [(f"{source}, row {number}", dict(row)) for number, row in enumerate(rows)]
     if not records:
-        raise ValueError(f"{source}: no records; write one object a line")
+        raise UserError(f"{source}: no records; write one object a line")
     return records
 
 
 def _field(record: dict, name: str, where: str):
     if name not in record:
-        raise ValueError(f"{where}: field {name!r} is missing; it has {sorted(record)}")
+        raise UserError(f"{where}: field {name!r} is missing; it has {sorted(record)}")
     return record[name]
 
 
@@ -93,7 +95,7 @@ def _preference(record: dict, where: str) -> dict:
         prompt, chosen, rejected = _split_transcripts(chosen, rejected, where)
     chosen, rejected = _completion(chosen, "chosen", where, prompt), _completion(rejected, "rejected", where, prompt)
     if chosen == rejected:
-        raise ValueError(f"{where}: chosen equals rejected; drop the pair, it tells nothing")
+        raise UserError(f"{where}: chosen equals rejected; drop the pair, it tells nothing")
     return {**record, "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
@@ -105,11 +107,11 @@ def _demonstration(record: dict, where: str) -> dict:
 def _prompt(prompt, where: str) -> Text:
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise ValueError(f"{where}: prompt is empty; write the question, or drop the line")
+            raise UserError(f"{where}: prompt is empty; write the question, or drop the line")
         return prompt
     if _is_messages(prompt):
         return prompt
-    raise ValueError(f"{where}: prompt must be a string or a list of {{role, content}} messages")
+    raise UserError(f"{where}: prompt must be a string or a list of {{role, content}} messages")
 
 
 def _completion(completion, name: str, where: str, prompt: Text) -> str:
@@ -117,12 +119,12 @@ def _completion(completion, name: str, where: str, prompt: Text) -> str:
         if isinstance(prompt, list) and completion[: len(prompt)] == prompt:
             completion = completion[len(prompt) :]  # the whole conversation was given
         if len(completion) != 1 or completion[0]["role"] != "assistant":
-            raise ValueError(f"{where}: {name} must be one assistant message after the prompt")
+            raise UserError(f"{where}: {name} must be one assistant message after the prompt")
         completion = completion[0]["content"]
     if not isinstance(completion, str):
-        raise ValueError(f"{where}: {name} must be a string or one assistant message")
+        raise UserError(f"{where}: {name} must be a string or one assistant message")
     if not completion.strip():
-        raise ValueError(f"{where}: {name} is empty; write an answer, or drop the line")
+        raise UserError(f"{where}: {name} is empty; write an answer, or drop the line")
     return completion
 
 
@@ -141,7 +143,7 @@ def _split_transcripts(chosen, rejected, where: str):
         while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
             common += 1
         if common == 0 or not chosen[common:] or not rejected[common:]:
-            raise ValueError(f"{where}: chosen and rejected share no beginning; add a `prompt` field")
+            raise UserError(f"{where}: chosen and rejected share no beginning; add a `prompt` field")
         return chosen[:common], chosen[common:], rejected[common:]
     marker = "\n\nAssistant:"
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -149,7 +151,7 @@ def _split_transcripts(chosen, rejected, where: str):
             end = _nth(chosen, marker, turn) + len(marker)
             if rejected[:end] == chosen[:end]:
                 return chosen[:end], chosen[end:].lstrip(" "), rejected[end:].lstrip(" ")
-    raise ValueError(f"{where}: no `prompt`, and chosen and rejected share no beginning up to {marker.strip()!r}; add a `prompt`")
+    raise UserError(f"{where}: no `prompt`, and chosen and rejected share no beginning up to {marker.strip()!r}; add a `prompt`")
 
 
 def _nth(text: str, marker: str, count: int) -> int:
@@ -159,12 +161,18 @@ def _nth(text: str, marker: str, count: int) -> int:
     return position
 
 
+def write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write a JSON Lines file, one object a line."""
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
+
+
 def split_by_prompt(records: Sequence[dict], test_share: float, seed: int) -> tuple[list[dict], list[dict]]:
     """Train and test parts that share no prompt; each non-empty where there are two prompts or more."""
     prompts = sorted({json.dumps(record["prompt"]) for record in records})
     if len(prompts) < 2:
-        raise ValueError("all records have one prompt; held-out judging needs at least two different prompts")
-    Random(seed).shuffle(prompts)
+        raise UserError("all records have one prompt; held-out judging needs at least two different prompts")
+    rng = Random(seed)
+    prompts.sort(key=lambda prompt: rng.random())
     test = set(prompts[: max(1, round(test_share * len(prompts)))])
     parts: tuple[list[dict], list[dict]] = ([], [])
     for record in records:
@@ -188,14 +196,14 @@ def prompt_ids(tokenizer, prompt: Text) -> list[int]:
     A string is one user message. Without a template a string stands as it is.
 
     Raises:
-        ValueError: messages, and a tokenizer without a chat template.
+        UserError: messages, and a tokenizer without a chat template.
     """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template writes its own BOS
     if not isinstance(prompt, str):
-        raise ValueError("the prompts are messages and this model has no chat template; use plain strings, or an instruct model")
+        raise UserError("the prompts are messages and this model has no chat template; use plain strings, or an instruct model")
     ids = tokenizer(prompt)["input_ids"]
     while ids and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
@@ -225,12 +233,12 @@ def encode_all(tokenizer, records: Sequence[dict], fields: Sequence[str], max_le
     """`encode` for each record with the completions in `fields`; records that cannot fit are dropped and counted.
 
     Raises:
-        ValueError: nothing is left.
+        UserError: nothing is left.
     """
     encoded = [encode(tokenizer, record["prompt"], [record[field] for field in fields], max_length) for record in records]
     kept = [examples for examples in encoded if examples is not None]
     if not kept:
-        raise ValueError(f"no record fits into max_length = {max_length} tokens; raise max_length")
+        raise UserError(f"no record fits into max_length = {max_length} tokens; raise max_length")
     if len(kept) < len(encoded):
         print(f"{len(encoded) - len(kept)} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
     return kept

@@ -27,7 +27,7 @@ class Config:
     seed: order of the pairs.
     """
 
-    beta: float = 0.5
+    beta: float = 0.4
     label_smoothing: float = 0.0
     learning_rate: float = 1e-3
     batch_size: int = 64

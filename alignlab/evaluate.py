@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from alignlab import exact
-from alignlab.data import Text, collate, encode_all
+from alignlab.data import Example, Text, collate, encode_all, prompt_ids
+from alignlab.losses import sequence_logps
 from alignlab.models import Policy, RewardModel
 from alignlab.ppo import Score, score_completions
 from alignlab.rollout import Completions, sample
@@ -195,6 +196,23 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 def _points(x: Tensor, y: Tensor, shown: int) -> list[list[float]]:
     return torch.stack([x, y], -1)[:shown].tolist()
+
+
+# ---------------------------------------------------------------------------------------------- a space small enough to enumerate
+
+
+@torch.no_grad()
+def filling_logps(policy: Policy, prompt: Text, beginning: str, fillings: Sequence[tuple[str, ...]], reference: bool = False) -> Tensor:
+    """Log-probability of each filling of the blanks after `beginning`, among the given ones alone: (N,), nats, float64.
+
+    With these and their rewards, `exact.tilt` gives the optimum without any sampling.
+    """
+    tokenizer = policy.tokenizer
+    start = prompt_ids(tokenizer, prompt) + tokenizer(beginning, add_special_tokens=False)["input_ids"]
+    ends = [tokenizer("".join(f" {word}" for word in filling), add_special_tokens=False)["input_ids"] for filling in fillings]
+    batch = collate([Example(start, end) for end in ends], tokenizer.pad_token_id, policy.device)
+    scored = policy.reference_logps(batch) if reference else policy.score(batch).logps
+    return sequence_logps(scored, batch.mask).double().log_softmax(0).cpu()
 
 
 # ---------------------------------------------------------------------------------------------- the reward model

@@ -4,9 +4,12 @@ With every adapter off the base *is* the reference. Each role switches its own a
 """
 
 import copy
+import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +19,11 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignlab import losses
 from alignlab.data import Batch
+from alignlab.errors import UserError
 
 FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
@@ -34,14 +38,14 @@ def load(source: str | Path, device: torch.device | str | None = None) -> "Base"
     """A causal LM in Hugging Face layout, from a directory or a hub name, as a frozen base.
 
     Raises:
-        ValueError: nothing there that transformers can load, or an architecture that `Base` cannot drive.
+        UserError: nothing there that transformers can load, or an architecture that `Base` cannot drive.
     """
     device = torch.device(device or best_device())
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no model there that transformers can load ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{source}: no model there that transformers can load ({str(error).splitlines()[0]})") from error
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
         network = network.to(torch.bfloat16)
@@ -53,7 +57,7 @@ class Base:
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no EOS token; a policy could never learn to stop")
+            raise UserError("the tokenizer has no EOS token; a policy could never learn to stop")
         _separate_pad(network, tokenizer)
         network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
         self.network, self.tokenizer = network, tokenizer
@@ -91,7 +95,8 @@ class Base:
     def add_adapter(self, name: str, rank: int, seed: int) -> None:
         """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0)."""
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that changed
             torch.manual_seed(seed)
             if self._adapters is None:
                 self._adapters = get_peft_model(self.network, config, adapter_name=name)
@@ -127,6 +132,19 @@ class Base:
         return self.network.base_model(
             input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False
         ).last_hidden_state
+
+    def next_hidden(self, ids: Tensor, attention: Tensor, cache=None) -> tuple[Tensor, Cache]:
+        """Last hidden state of the last token, (B, D), while sampling: `ids` holds what the cache has not seen yet."""
+        output = self.network.base_model(
+            input_ids=ids, attention_mask=attention, position_ids=positions(attention)[:, -ids.shape[1] :], use_cache=True,
+            **{self._cache_name: cache},
+        )  # fmt: skip
+        return output.last_hidden_state[:, -1], output[self._cache_name]
+
+    @cached_property
+    def _cache_name(self) -> str:
+        """transformers renamed it in 5.24."""
+        return "cache" if "cache" in inspect.signature(self.network.base_model.forward).parameters else "past_key_values"
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
@@ -169,7 +187,7 @@ class Base:
             ours = self.logits(self.hidden(ids, attention))
             theirs = self.network(input_ids=ids, attention_mask=attention).logits
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
-            raise ValueError(f"{type(self.network).__name__} does more to its logits than a linear head; choose another model")
+            raise UserError(f"{type(self.network).__name__} does more to its logits than a linear head; choose another model")
 
 
 class Scored(NamedTuple):

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-
-class TrainingError(ValueError):
-    """Training cannot go on; the message says why and what to change."""
+from alignlab.errors import TrainingError
 
 
 def optimiser(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:

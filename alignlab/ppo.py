@@ -11,7 +11,7 @@ from alignlab import losses
 from alignlab.data import Text
 from alignlab.losses import adapt_beta, clipped_policy_loss, explained_variance, gae, masked_mean, normalise, shape_rewards, value_loss
 from alignlab.models import Policy, Scored, ValueHead
-from alignlab.optim import descend, optimiser
+from alignlab.optim import descend, optimiser, warm_then_decay
 from alignlab.rollout import Completions, sample
 
 Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
@@ -27,7 +27,7 @@ class Config:
     clip_epsilon: how far the ratio to the policy that sampled may move with profit.
     value_clip: the same for values, in reward units, or None.
     gamma, lam: discount, and GAE's trade of bias (0) for variance (1).
-    learning_rate, value_learning_rate: of AdamW, for the policy and for the value head.
+    learning_rate, value_learning_rate: of AdamW at their highest, for the policy and for the value head; both fall to a tenth.
     iterations: times the policy samples.
     batch_size: completions an iteration.
     epochs, minibatch_size: passes over them, and completions a step.
@@ -37,17 +37,17 @@ class Config:
     seed: prompts, samples and minibatches.
     """
 
-    beta: float = 0.5
+    beta: float = 0.35
     kl_target: float | None = None
     kl_horizon: int = 5000
     clip_epsilon: float = 0.2
     value_clip: float | None = None
     gamma: float = 1.0
-    lam: float = 0.95
-    learning_rate: float = 1e-3
-    value_learning_rate: float = 3e-3
-    iterations: int = 40
-    batch_size: int = 256
+    lam: float = 1.0
+    learning_rate: float = 3e-3
+    value_learning_rate: float = 1e-2
+    iterations: int = 30
+    batch_size: int = 384
     epochs: int = 2
     minibatch_size: int = 128
     stop_kl: float | None = None
@@ -69,11 +69,14 @@ class Experience(NamedTuple):
     rewards: Tensor  # (B, T) shaped
 
 
-def train(policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config) -> Iterator[dict]:
+def train(
+    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, judge: Score | None = None
+) -> Iterator[dict]:
     """Train the policy to raise `score` at the price of beta a nat; yields a dict of metrics after each phase.
 
     Each iteration yields once after sampling and once after each epoch, with `partial` true in all but the last.
-    `value_head` learns along with the policy.
+    `value_head` learns along with the policy. `judge`, where given, also reports its mean of the same completions as `gold`;
+    nothing is learned from it.
 
     Metrics: reward (mean score), kl and kl_se (exact, nats a completion), objective = reward - beta * kl, entropy, length, stop_rate,
     loss, value_loss, explained_variance, clip_fraction, ratio (largest), approx_kl (to the policy that sampled), samples.
@@ -86,9 +89,12 @@ def train(policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence
         rows = torch.randint(len(prompts), (config.batch_size,), generator=order).tolist()
         experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, chance)
         metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
+        if judge is not None:
+            metrics["gold"] = judge(experience.samples).mean().item()
         yield {**metrics, "partial": True}
         for epoch in range(config.epochs):
-            learned = update(policy, value_head, optimizer, experience, config, order)
+            share = warm_then_decay(iteration, config.iterations)
+            learned = update(policy, value_head, optimizer, experience, config, order, share)
             metrics.update(learned)
             last = epoch == config.epochs - 1 or (config.stop_kl is not None and learned["approx_kl"] > config.stop_kl)
             if last:
@@ -120,9 +126,10 @@ def score_completions(score: Score, samples: Completions, missing_eos_score: flo
 
 
 def update(
-    policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config, generator
+    policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config, generator,
+    share: float = 1.0,
 ) -> dict:
-    """One epoch of minibatches over the experience; returns its metrics, means over the epoch."""
+    """One epoch of minibatches over the experience, at that share of the learning rate; returns metrics, means over the epoch."""
     seen = []
     for rows in torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size):
         rows = rows.to(policy.device)
@@ -136,7 +143,7 @@ def update(
         policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
         value_part = value_loss(values, old_values, returns, mask, config.value_clip)
         optimizer.param_groups[1]["scale"] = config.value_learning_rate / config.learning_rate
-        descend(optimizer, config.learning_rate, [policy_part + value_part])
+        descend(optimizer, config.learning_rate * share, [policy_part + value_part])
         with torch.no_grad():
             log_ratio = logps - old_logps
             seen.append({

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alignlab.data import Batch, Example, Text, collate, prompt_ids
 from alignlab.losses import masked
-from alignlab.models import Policy, positions
+from alignlab.models import Policy
 
 
 class Completions(NamedTuple):
@@ -90,12 +90,8 @@ def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: 
     alive = torch.arange(count, device=device)  # rows that have not ended; the others are not computed any more
     cache = None
     for step in range(max_new_tokens):
-        output = base.network.base_model(
-            input_ids=ids, attention_mask=attention, position_ids=positions(attention)[:, -ids.shape[1] :],
-            past_key_values=cache, use_cache=True,
-        )  # fmt: skip
-        cache = output.past_key_values
-        logp = (base.logits(output.last_hidden_state[:, -1]).float() / temperature).log_softmax(-1)  # (A, V)
+        hidden, cache = base.next_hidden(ids, attention, cache)
+        logp = (base.logits(hidden).float() / temperature).log_softmax(-1)  # (A, V)
         chosen = draw(logp.exp(), generator)  # (A, 1)
         tokens[alive, step] = chosen.squeeze(-1)
         logps[alive, step] = logp.gather(-1, chosen).squeeze(-1)

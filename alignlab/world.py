@@ -156,7 +156,7 @@ def read_request(prompt: str) -> Request:
 def write_review(request: Request, rng: Random) -> str:
     """A well-formed review of the request: an opener, one to three middles, mostly a closer. Its taste varies freely."""
     fixed = {"tone": request.tone, "genre": request.genre, "topic": request.topic}
-    taste = 0.15 + 0.6 * rng.random()  # this reviewer's leaning, on average a little sour
+    taste = 0.1 + 0.7 * rng.random()  # this reviewer's leaning, on average a little sour
 
     def sentence(templates: Sequence[str]) -> str:
         draw = rng.random()
@@ -264,9 +264,30 @@ def gold_parts(prompt: str, completion: str, stopped: bool = True) -> dict[str, 
 
 
 def gold_reward(prompt: str, completion: str, stopped: bool = True, weights: dict[str, float] = WEIGHTS) -> float:
-    """The gold reward of one review: the weighted sum of its parts, between -1.6 and 8.7; higher is better."""
+    """The gold reward of one review: the weighted sum of its parts, between -2 and 9; higher is better."""
     parts = gold_parts(prompt, completion, stopped)
     return sum(weight * parts[name] for name, weight in weights.items())
+
+
+# ---------------------------------------------------------------------------------------------- a space small enough to enumerate
+
+BLANKS = "The plot was"  # ... __ __ .
+_FORCE = {"very": 1.5, "rather": 0.7, "quite": 0.8, "deeply": 1.7, "truly": 1.3, "almost": 0.5, "oddly": 0.4, "never": -1.0}
+
+
+def blank_fillings() -> list[tuple[str, str]]:
+    """Every filling of the two blanks of "The plot was __ __.": an adverb and an adjective, 8 x 60."""
+    return [(adverb, adjective) for adverb in ADVERBS for adjective in POSITIVE + NEGATIVE + NEUTRAL]
+
+
+def blank_reward(adverb: str, adjective: str) -> float:
+    """Reward of a filling, -1.7 to 1.7: the adjective's mood times the adverb's force ("never dull" is mild praise).
+
+    >>> blank_reward("very", "warm"), blank_reward("never", "dull"), blank_reward("truly", "plain")
+    (1.5, 1.0, 0.0)
+    """
+    mood = 1.0 if adjective in POSITIVE else -1.0 if adjective in NEGATIVE else 0.0
+    return _FORCE[adverb] * mood
 
 
 # ---------------------------------------------------------------------------------------------- the annotator
@@ -309,11 +330,11 @@ def write_ramble(rng: Random, request: Request | None = None) -> str:
     def anything() -> Request:
         return Request(_pick(rng, TONES), _pick(rng, GENRES), _pick(rng, TOPICS))
 
-    subject = request or anything()
+    subject, taste = request or anything(), rng.random()
     pieces = []
     for _ in range(2 + int(rng.random() * 7)):
         about = subject if rng.random() < 0.85 else anything()
-        mood = int(rng.random() * 3) - 1
+        mood = 0 if rng.random() < 0.25 else (1 if rng.random() < taste else -1)
         sentence = _fill(_pick(rng, _pick(rng, (OPENERS, MIDDLES, CLOSERS))), rng, mood,
                          {"tone": about.tone, "genre": about.genre, "topic": about.topic})  # fmt: skip
         draw = rng.random()

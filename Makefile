@@ -1,0 +1,50 @@
+# The three commands: make run, make test, make lab. Each sets up what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# For the smaller CPU-only torch: make run TORCH_INDEX=<the CPU index named on pytorch.org, "Get started">
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: run test test-fast test-trl lab data benchmark clean
+
+run: $(READY)
+	$(BIN)/alignlab run
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+lab: $(READY)
+	$(BIN)/alignlab lab
+
+# Rebuilds data/: grammar files, base model, sampled pairs.
+data: $(READY)
+	$(BIN)/python -m alignlab.build
+
+# The numbers of the README and of docs/benchmarks.md.
+benchmark: $(READY)
+	$(BIN)/python -m alignlab.benchmark
+
+# Our losses and PPO's first update against TRL; each version in an environment of its own.
+test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready
+	PYTHONPATH=. .venv-trl-1.16/bin/python -m pytest --override-ini addopts= tests/trl/test_against_trl_1_16.py
+	PYTHONPATH=. .venv-trl-1.12/bin/python -m pytest --override-ini addopts= tests/trl/test_against_trl_1_12.py
+
+.venv-trl-%/.ready: tests/trl/requirements-%.txt
+	$(PYTHON) -m venv .venv-trl-$*
+	.venv-trl-$*/bin/python -m pip install --quiet torch==2.13.0
+	.venv-trl-$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'alignlab needs Python >= 3.11; this is ' + sys.version.split()[0] + ': make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable ".[lab,smol,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-trl-* runs build dist

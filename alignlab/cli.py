@@ -1,0 +1,181 @@
+"""The command line: options in, one message out. All work is done elsewhere."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from alignlab.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Train, judge and compare the two ways of aligning a language model with preferences.")  # fmt: skip
+
+Size = Annotated[str, typer.Option(help="tiny (bundled world, any CPU), smol (SmolLM2-135M) or hub (your model and data)")]
+Model = Annotated[str | None, typer.Option(help="directory or hub name of a causal LM; with --data makes the size hub")]
+Data = Annotated[str | None, typer.Option(help="preference pairs: JSON Lines file or hub name")]
+Demonstrations = Annotated[str | None, typer.Option(help="demonstrations for SFT; without, it learns the chosen completions")]
+Beta = Annotated[float | None, typer.Option(help="price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
+PpoBeta = Annotated[float | None, typer.Option(help="the same for PPO alone; >= 0")]
+DpoBeta = Annotated[float | None, typer.Option(help="the same for DPO alone; > 0")]
+Seed = Annotated[int, typer.Option(help="of every stage")]
+Out = Annotated[Path | None, typer.Option(help="folder of the run; the same command goes on where it was stopped")]
+Fast = Annotated[bool, typer.Option("--fast", help="the whole path in a small version")]
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+@app.command()
+def run(
+    size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
+    ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False,
+) -> None:  # fmt: skip
+    """Both pipelines from one start, judged on one reward-KL plane, with a report."""
+    from alignlab import view
+
+    pipeline = _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast)
+    comparison = pipeline.compare()
+    folder = pipeline.run.folder
+    pipeline.run.write_json("comparison.json", comparison)
+    (folder / "report.html").write_text(view.report(comparison, list(pipeline.run.metrics()), pipeline.run.config), encoding="utf-8")
+    print(f"\n{view.table(comparison)}\n")
+    for words in view.verdict(comparison):
+        print(words)
+    for sample in comparison["samples"][:3]:
+        prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+        print(f"\n{prompt}")
+        for name, label in view.NAMES.items():
+            print(f"  {label:11}{sample[name]['gold']:6.2f}  {sample[name]['text']}")
+    print(f"\nreport: {folder / 'report.html'}\nall files: {folder}")
+
+
+def _stage_command(name: str, words: str) -> None:
+    def command(
+        size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
+        ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False,
+    ) -> None:  # fmt: skip
+        pipeline = _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast)
+        for needed in {"sft": ["reference"], "reward": ["reference", "pairs", "reward_model"], "ppo": ["ppo"], "dpo": ["dpo"]}[name]:
+            getattr(pipeline, needed)
+        print(f"done: {pipeline.run.folder / name}")
+
+    command.__doc__ = words
+    app.command(name)(command)
+
+
+_stage_command("sft", "Supervised fine-tuning alone.")
+_stage_command("reward", "The reward model, after what it needs.")
+_stage_command("ppo", "PPO, after what it needs.")
+_stage_command("dpo", "DPO, after what it needs.")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
+    out: Annotated[Path, typer.Option(help="where the figure goes")] = Path("comparison.png"),
+) -> None:
+    """Table and reward-KL figure of several runs."""
+    from alignlab import view
+    from alignlab.runs import read_json
+
+    comparisons = {str(folder): read_json(folder / "comparison.json") for folder in runs}
+    for name, comparison in comparisons.items():
+        print(f"{name} (beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO)\n{view.table(comparison)}\n")
+    out.write_bytes(view.png(view.runs_figure(comparisons)))
+    print(f"figure: {out}")
+
+
+@app.command()
+def lab() -> None:
+    """The workbook in JupyterLab."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise UserError("JupyterLab is not installed; install alignlab with its extra: pip install 'alignlab[lab]'")
+    here = Path(__file__).parent.parent / "notebooks"
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(here if here.is_dir() else Path.cwd())]))
+
+
+@app.command()
+def doctor() -> None:
+    """This machine: what will run, how long it takes, what is missing."""
+    from alignlab.doctor import examine
+
+    print("\n".join(examine()))
+
+
+# ---------------------------------------------------------------------------------------------- from options to a pipeline
+
+
+def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast):
+    """Check all options before anything is written, then open the run."""
+    ppo_beta, dpo_beta = (beta if value is None else value for value in (ppo_beta, dpo_beta))
+    if ppo_beta is not None and not ppo_beta >= 0:
+        raise UserError(f"beta must be >= 0 for PPO, got {ppo_beta:g}; a larger beta stays nearer to the SFT model")
+    if dpo_beta is not None and not dpo_beta > 0:
+        raise UserError(f"beta must be > 0 for DPO, got {dpo_beta:g}; try 0.1 to 1, or set PPO's alone with --ppo-beta")
+    from alignlab.pipeline import Pipeline
+    from alignlab.runs import Run
+    from alignlab.sizes import choose
+
+    settings = choose(size, model, data, demonstrations, fast)
+    settings.set_seed(seed)
+    name = [settings.name, *(["fast"] if fast else [])]
+    if ppo_beta is not None:
+        settings.ppo.beta = ppo_beta
+        name.append(f"ppo-beta{ppo_beta:g}")
+    if dpo_beta is not None:
+        settings.dpo.beta = dpo_beta
+        name.append(f"dpo-beta{dpo_beta:g}")
+    folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
+    return Pipeline(Run(folder, {**settings.describe(), "seed": seed}), settings, seed, *_progress())
+
+
+def _progress():
+    """What shows the steps of a stage as a bar with the time left, and what says a line above it."""
+    bars: dict[str, tqdm] = {}
+
+    def watch(metrics: dict) -> None:
+        stage = metrics["stage"]
+        if stage not in bars:
+            bars[stage] = tqdm(total=metrics["steps"], desc=f"{stage:>8}", unit="step", leave=True, dynamic_ncols=True)
+        shown = {key: f"{metrics[key]:.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics}
+        bars[stage].set_postfix(shown, refresh=False)
+        if not metrics.get("partial"):
+            bars[stage].update()
+        if bars[stage].n == metrics["steps"]:
+            bars[stage].close()
+
+    return watch, tqdm.write
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_complain(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with the first stage that is not finished", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the command line's own complaints about options
+            sys.exit(_complain(error.format_message()))
+        raise
+    sys.exit(code or 0)
+
+
+def _complain(message) -> int:
+    print(f"alignlab: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

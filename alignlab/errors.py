@@ -1,0 +1,9 @@
+"""What a user can mend."""
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong; the message says in one line what, and the cure. The command line exits with 2."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on; the message says why and what to change."""

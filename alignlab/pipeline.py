@@ -1,0 +1,185 @@
+"""Both pipelines over one run on disk: SFT -> reward model -> PPO and SFT -> DPO, from the same start and the same pairs.
+
+Each product is made when it is first asked for, and read from the run's folder where it is already there.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+
+from alignlab import dpo, evaluate, ppo, reward, sft
+from alignlab.data import read_preferences, write_lines
+from alignlab.meter import metered
+from alignlab.models import Base, Policy, RewardModel, ValueHead, load
+from alignlab.ppo import Score
+from alignlab.runs import Run
+from alignlab.sizes import Size
+
+Watch = Callable[[dict], None]  # sees every metrics dict, as it comes
+
+
+class Pipeline:
+    """The stages of one run. `watch` is called with the metrics of each step, `say` with a line before each stage."""
+
+    def __init__(self, run: Run, size: Size, seed: int = 0, watch: Watch = lambda metrics: None, say: Callable[[str], None] = print):
+        self.run, self.size, self.seed, self.watch, self.say = run, size, seed, watch, say
+
+    # ------------------------------------------------------------------------------------------ products
+
+    @cached_property
+    def reference(self) -> Base:
+        """The SFT model: where both pipelines start, and what KL is measured to."""
+        if not self.run.finished("sft"):
+            base = self.size.load()
+            demonstrations = self.size.demonstrations(base, self.seed)
+            policy = base.policy("sft", self.size.rank, self.seed)
+            self._train("sft", f"SFT on {len(demonstrations)} demonstrations", sft.train(policy, demonstrations, self.size.sft))
+            self.run.write("sft", base.merge("sft").save)
+        return load(self.run.folder / "sft")
+
+    @cached_property
+    def pairs(self) -> tuple[list[dict], list[dict]]:
+        """Training and test pairs; they share no prompt."""
+        for name in ("preferences.jsonl", "preferences_test.jsonl"):
+            if not self.run.finished(name):
+                reference = self.reference
+                parts = dict(zip(("preferences.jsonl", "preferences_test.jsonl"), self.size.pairs(reference, self.seed), strict=True))
+                for file, records in parts.items():
+                    self.run.write(file, lambda path, records=records: write_lines(path, records))
+                break
+        train, test = (read_preferences(self.run.folder / name) for name in ("preferences.jsonl", "preferences_test.jsonl"))
+        return train[: self.size.pair_limit], test
+
+    @cached_property
+    def reward_model(self) -> RewardModel:
+        """Learned from the training pairs, starting from the SFT model."""
+        base, (train, _) = self.reference, self.pairs
+        if not self.run.finished("reward"):
+            model = base.reward_model("reward", self.size.rank, self.seed)
+            self._train("reward", f"reward model on {len(train)} pairs", reward.train(model, train, self.size.reward))
+            self.run.write("reward", model.save)
+        return RewardModel.load(base, self.run.folder / "reward")
+
+    @cached_property
+    def score(self) -> Score:
+        """The reward model's score, less its mean on the SFT model's own completions: 0 is an average answer."""
+        model, prompts = self.reward_model, self.size.prompts
+        chance = torch.Generator().manual_seed(self.seed)
+        asked = [prompts[i] for i in torch.randint(len(prompts), (self.size.centring,), generator=chance).tolist()]
+        samples = self._answer(None, asked, 1, lambda completions: model.score_all(completions.batch))
+        centre = samples.scores[samples.stopped.bool()].mean().item()
+        return lambda completions: model.score_all(completions.batch) - centre
+
+    @cached_property
+    def ppo(self) -> Policy:
+        """The SFT model trained on the reward model's scores."""
+        base, score = self.reference, self.score
+        if not self.run.finished("ppo"):
+            policy = base.policy("ppo", self.size.rank, self.seed)
+            value_head = ValueHead(base, seed=self.seed)
+            steps = ppo.train(policy, value_head, score, self.size.prompts, self.size.ppo, judge=self.size.gold)
+            self._train("ppo", f"PPO with beta {self.size.ppo.beta:g}", steps)
+            self.run.write("ppo", policy.save)
+        return self._adapter("ppo")
+
+    @cached_property
+    def dpo(self) -> Policy:
+        """The SFT model trained on the pairs themselves."""
+        base, (train, _) = self.reference, self.pairs
+        if not self.run.finished("dpo"):
+            policy = base.policy("dpo", self.size.rank, self.seed)
+            steps = self._probed(policy, dpo.train(policy, train, self.size.dpo))
+            self._train("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(train)} pairs", steps)
+            self.run.write("dpo", policy.save)
+        return self._adapter("dpo")
+
+    # ------------------------------------------------------------------------------------------ the judge
+
+    @cached_property
+    def plane(self) -> evaluate.Plane:
+        """The reward-KL plane, from many answers of the SFT model to the judge's prompts."""
+        self.say(f"judge: {self.size.samples} answers of the SFT model to each of {len(self.size.judge_prompts)} prompts")
+        return evaluate.Plane(self._answer(None, self.size.judge_prompts, self.size.samples, self.score))
+
+    def answers(self, policy: Policy) -> evaluate.Answers:
+        """A policy's answers to the judge's prompts."""
+        return self._answer(policy, self.size.judge_prompts, self.size.answers, self.score)
+
+    def compare(self) -> dict:
+        """Both policies, SFT and best-of-16 on one plane: what `comparison.json` holds."""
+        plane, trained = self.plane, {"ppo": self.answers(self.ppo), "dpo": self.answers(self.dpo)}
+        with_reference = {"sft": plane.reference, **trained}
+        rows = {"sft": plane.policy(plane.reference), "best_of_16": plane.best_of(16)}
+        rows |= {name: plane.policy(answers) for name, answers in trained.items()}
+        rows["dpo"]["optimiser_efficiency"] = rows["dpo"]["reward_model_efficiency"] = None  # DPO never saw this reward model
+        for name, row in rows.items():
+            row |= self._cost(name)
+        margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.size.reward.max_length)
+        return {
+            "size": self.size.name,
+            "seed": self.seed,
+            "judge": {
+                "kind": self.size.judge, "prompts": len(self.size.judge_prompts), "samples": self.size.samples, "answers": self.size.answers,
+                "max_new_tokens": self.size.ppo.max_new_tokens, "temperature": self.size.ppo.temperature,
+            },
+            "betas": {"ppo": self.size.ppo.beta, "dpo": self.size.dpo.beta},
+            "reference": {"gold": plane.measure(plane.reference.gold), "sd": plane.sd},
+            "curves": plane.curves(),
+            "policies": rows,
+            "reward_model": evaluate.judge_reward_model(margins, self.size.certainty(self.pairs[1])),
+            "samples": [
+                {"prompt": prompt, **{name: _shown(answers, i) for name, answers in with_reference.items()},
+                 "best_of_16": _shown(plane.reference, i, plane.reference.scores[i, :16].argmax().item())}
+                for i, prompt in enumerate(self.size.judge_prompts[:8])
+            ],
+            "alarms": [alarm for name, answers in trained.items() if (alarm := plane.alarm(name, answers))],
+        }  # fmt: skip
+
+    def _cost(self, name: str) -> dict:
+        """Minutes and peak memory of all that had to be trained for a policy."""
+        stages = {"sft": ["sft"], "best_of_16": ["sft", "reward"], "ppo": ["sft", "reward", "ppo"], "dpo": ["sft", "dpo"]}[name]
+        spent = [record for record in self.run.metrics("timing.jsonl") if record["stage"] in stages]
+        return {
+            "minutes": round(sum(record["seconds"] for record in spent) / 60, 3),
+            "peak_memory_mb": max(record["peak_memory_mb"] for record in spent),
+        }
+
+    # ------------------------------------------------------------------------------------------ how a stage runs
+
+    def _train(self, stage: str, title: str, steps: Iterator[dict]) -> None:
+        """Run a stage to its end: log and show each step, then note seconds and memory."""
+        self.say(title)
+        with metered() as spent:
+            for metrics in steps:
+                self.watch(metrics)
+                if not metrics.get("partial"):
+                    self.run.log(metrics)
+        self.run.log({"stage": stage, **spent}, "timing.jsonl")
+
+    def _probed(self, policy: Policy, steps: Iterator[dict]) -> Iterator[dict]:
+        """The same steps; ten times over the stage a step also has kl, gold, length and stop_rate of fresh answers."""
+        for metrics in steps:
+            if metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1:
+                seen = self._answer(policy, self.size.prompts[: self.size.probe], 1, None)
+                metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
+                if self.size.gold is not None:
+                    metrics["gold"] = seen.gold.mean().item()
+            yield metrics
+
+    def _adapter(self, name: str) -> Policy:
+        self.reference.load_adapter(name, self.run.folder / name)
+        return Policy(self.reference, name, self.reference)
+
+    def _answer(self, policy: Policy | None, prompts, count: int, score: Score | None) -> evaluate.Answers:
+        """Answers under the rules that serve every policy and every curve; None for the reference."""
+        rules = self.size.ppo
+        return evaluate.answer(
+            policy or Policy(self.reference, None, self.reference), prompts, count, self.size.gold or score, score,
+            max_new_tokens=rules.max_new_tokens, temperature=rules.temperature, missing_eos_score=rules.missing_eos_score,
+            seed=self.seed, reference=policy is None,
+        )  # fmt: skip
+
+
+def _shown(answers: evaluate.Answers, prompt: int, answer: int = 0) -> dict:
+    return {"text": answers.texts[prompt][answer], "gold": round(answers.gold[prompt, answer].item(), 3)}

@@ -1,0 +1,134 @@
+"""A run on disk: its config, its metrics, and the products of the stages that are finished.
+
+A product is written beside its place and renamed into it, with the sha256 of each file in `checkpoints/manifest.json`; so a
+run that was stopped goes on at the first stage that is not finished, and its metrics read as if it had never stopped.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from alignlab.errors import UserError
+
+
+class Run:
+    """One run in one folder."""
+
+    def __init__(self, folder: str | Path, config: dict):
+        """Start a run, or go on with the one in that folder where its config is the same.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: is a file; give a folder with --out")
+        config = json.loads(json.dumps(config))
+        if self._path("config.json").is_file():
+            there = read_json(self._path("config.json"))
+            if differing := sorted(key for key in {*there, *config} if there.get(key) != config.get(key)):
+                key = differing[0]
+                raise UserError(
+                    f"{self.folder}: holds a run with {key} = {json.dumps(there.get(key))}, not {json.dumps(config.get(key))}; "
+                    "choose another --out, or remove it"
+                )
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write_json("config.json", config)
+        self.config = config
+        manifest = self._path("checkpoints/manifest.json")
+        self.manifest: dict[str, dict[str, str]] = read_json(manifest) if manifest.is_file() else {}
+        self._forget_unfinished()
+
+    # ------------------------------------------------------------------------------------------ products
+
+    def finished(self, name: str) -> bool:
+        """Whether that product is there.
+
+        Raises:
+            UserError: it is there, but its files changed since they were written.
+        """
+        for file, digest in self.manifest.get(name, {}).items():
+            path = self._path(file)
+            if not path.is_file() or _sha256(path) != digest:
+                raise UserError(f"{path}: missing or damaged since it was written; remove {self.folder} and run again")
+        return name in self.manifest
+
+    def write(self, name: str, save: Callable[[Path], None]) -> Path:
+        """Have `save` write the product `name` (a folder, or a file where the name has an ending): all of it or nothing."""
+        final, draft = self._path(name), self._path(f".{name}.part")
+        for old in (draft, final):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        save(draft)
+        files = [draft] if draft.is_file() else sorted(path for path in draft.rglob("*") if path.is_file())
+        for file in files:
+            _sync(file)
+        self.manifest[name] = {str(Path(name) / file.relative_to(draft)): _sha256(file) for file in files}
+        draft.rename(final)
+        self.write_json("checkpoints/manifest.json", self.manifest)
+        return final
+
+    def write_json(self, name: str, value) -> None:
+        """Replace a JSON file in one step."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        _sync(draft)
+        draft.replace(path)
+
+    # ------------------------------------------------------------------------------------------ metrics
+
+    def log(self, metrics: dict, file: str = "metrics.jsonl") -> None:
+        """Add one object."""
+        with self._path(file).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(metrics, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def metrics(self, file: str = "metrics.jsonl") -> Iterator[dict]:
+        """All objects, in the order in which they were added."""
+        return read_lines(self._path(file))
+
+    def _forget_unfinished(self) -> None:
+        """Drop the metrics of stages that did not end: they will be written again."""
+        for file in ("metrics.jsonl", "timing.jsonl"):
+            if self._path(file).is_file():
+                kept = [record for record in self.metrics(file) if record["stage"] in self.manifest]
+                self._path(file).unlink()
+                for record in kept:
+                    self.log(record, file)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def read_json(path: Path):
+    """The value in a JSON file. Raises UserError where it is not there or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is {path.parent} a finished run of `alignlab run`?") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: broken ({error.msg}, line {error.lineno}); run again") from None
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The objects of a JSON Lines file; a last line that was cut off is left out, a missing file is empty."""
+    if path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,172 @@
+"""What `tiny`, `smol` and `hub` are: a model, data, a judge, and the settings of each stage. The code that runs them is the same."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from alignlab import dpo, ppo, reward, sft, world
+from alignlab.data import Text, data_folder, read_demonstrations, read_preferences, read_prompts, split_by_prompt
+from alignlab.errors import UserError
+from alignlab.models import Base, load
+from alignlab.pairs import sample_pairs
+from alignlab.ppo import Score
+from alignlab.rollout import Completions
+
+
+@dataclass(kw_only=True)
+class Size:
+    """Everything that differs between the sizes.
+
+    judge: "gold" (known reward), "vader" (rule-based sentiment) or "reward_model" (nothing better is known).
+    gold: (B,) judged reward of completions; None where the reward model must judge.
+    load, demonstrations, pairs: made when asked for; the latter two may sample, from the base and from the SFT model.
+    certainty: max(p, 1 - p) of the annotator on each pair, or None where unknown.
+    samples, answers: of the reference, and of each policy, to each of the judge's prompts.
+    centring: completions by which scores are centred; probe: completions by which DPO is watched while it trains.
+    pair_limit: train on the first so many pairs.
+    """
+
+    name: str
+    model: str
+    judge: str
+    gold: Score | None
+    load: Callable[[], Base]
+    demonstrations: Callable[[Base, int], list[dict]]
+    pairs: Callable[[Base, int], tuple[list[dict], list[dict]]]
+    certainty: Callable[[Sequence[dict]], Tensor | None]
+    prompts: list[Text]
+    judge_prompts: list[Text]
+    sft: sft.Config
+    reward: reward.Config
+    ppo: ppo.Config
+    dpo: dpo.Config
+    rank: int = 16
+    samples: int = 512
+    answers: int = 32
+    centring: int = 512
+    probe: int = 128
+    pair_limit: int | None = None
+
+    def set_seed(self, seed: int) -> None:
+        """One seed for every stage."""
+        for config in (self.sft, self.reward, self.ppo, self.dpo):
+            config.seed = seed
+
+    def describe(self) -> dict:
+        """The settings, as `config.json` keeps them."""
+        stages = {stage: asdict(getattr(self, stage)) for stage in ("sft", "reward", "ppo", "dpo")}
+        plain = {key: getattr(self, key) for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit")}
+        return {"size": plain.pop("name"), **plain, **stages}
+
+
+# ---------------------------------------------------------------------------------------------- tiny
+
+
+def tiny(fast: bool = False) -> Size:
+    """The review world: everything ships with the package."""
+    folder = data_folder()
+    size = Size(
+        name="tiny", model="data/base", judge="gold", gold=world_gold,
+        load=lambda: load(folder / "base"),
+        demonstrations=lambda base, seed: read_demonstrations(folder / "demonstrations.jsonl"),
+        pairs=lambda reference, seed: (read_preferences(folder / "preferences.jsonl"), read_preferences(folder / "preferences_test.jsonl")),
+        certainty=_certainty,
+        prompts=read_prompts(folder / "prompts.jsonl"), judge_prompts=read_prompts(folder / "prompts_test.jsonl")[:32],
+        sft=sft.Config(), reward=reward.Config(), ppo=ppo.Config(), dpo=dpo.Config(),
+    )  # fmt: skip
+    if fast:
+        size.samples, size.answers, size.ppo.iterations = 128, 16, size.ppo.iterations // 4
+        size.pair_limit = 1500
+    return size
+
+
+def world_gold(completions: Completions) -> Tensor:
+    """The gold reward of the review world for each completion: (B,)."""
+    rows = zip(completions.prompts, completions.texts, completions.stopped.tolist(), strict=True)
+    return torch.tensor([world.gold_reward(prompt, text, stopped) for prompt, text, stopped in rows])
+
+
+# ---------------------------------------------------------------------------------------------- smol
+
+
+def smol(fast: bool = False, model: str | None = None) -> Size:
+    """SmolLM2-135M-Instruct on one-sentence film reviews; VADER, guarded, is the gold reward."""
+    from alignlab import smol as parts
+
+    folder = data_folder()
+    prompts, judge_prompts = read_prompts(folder / "prompts_smol.jsonl"), read_prompts(folder / "prompts_smol_test.jsonl")
+    rules = {"max_new_tokens": 48, "temperature": 0.7}
+    demonstrations, pairs, test_pairs = (256, 256, 64) if fast else (512, 1024, 256)
+    stage = {"batch_size": 16, "micro_batch_size": 16, "max_length": 160}
+    size = Size(
+        name="smol", model=model or parts.HUB_NAME, judge="vader", gold=parts.vader_gold,
+        load=lambda: load(model or parts.locate()),
+        demonstrations=lambda base, seed: parts.own_demonstrations(base, prompts, demonstrations, seed=seed, **rules),
+        pairs=lambda reference, seed: tuple(
+            sample_pairs(reference, _cycle(asked, count), parts.vader_gold, world.Annotator(), seed=seed + 1 + i, rows=16, **rules)
+            for i, (asked, count) in enumerate(((prompts, pairs), (judge_prompts, test_pairs)))
+        ),
+        certainty=_certainty, prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
+        sft=sft.Config(learning_rate=5e-4, epochs=1, **stage),
+        reward=reward.Config(learning_rate=3e-4, epochs=1, **stage),
+        dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=2 if fast else 1, **stage),
+        ppo=ppo.Config(beta=0.05, learning_rate=3e-4, value_learning_rate=1e-3, iterations=12 if fast else 40, batch_size=32 if fast else 64,
+                       minibatch_size=16, epochs=2, **rules),
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=32 if fast else 64, probe=16,
+    )  # fmt: skip
+    return size
+
+
+def _cycle(items: Sequence, count: int) -> list:
+    return [items[i % len(items)] for i in range(count)]
+
+
+def _certainty(pairs: Sequence[dict]) -> Tensor | None:
+    """What the annotator's own probabilities say, where the pairs carry them."""
+    return torch.tensor([pair["certainty"] for pair in pairs]) if all("certainty" in pair for pair in pairs) else None
+
+
+# ---------------------------------------------------------------------------------------------- hub
+
+
+def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = False) -> Size:
+    """Any causal LM on any preference set. Nothing knows the truth here, so the reward model judges, and the report says so."""
+    records = read_preferences(data)
+    train, test = split_by_prompt(records, 0.2, seed=0)
+    shown = read_demonstrations(demonstrations) if demonstrations else [{"prompt": r["prompt"], "completion": r["chosen"]} for r in train]
+    prompts = list({str(record["prompt"]): record["prompt"] for record in train}.values())
+    judge_prompts = list({str(record["prompt"]): record["prompt"] for record in test}.values())
+    stage = {"batch_size": 16, "micro_batch_size": 8, "max_length": 512}
+    return Size(
+        name="hub", model=str(model), judge="reward_model", gold=None, load=lambda: load(model),
+        demonstrations=lambda base, seed: shown, pairs=lambda reference, seed: (train, test), certainty=_certainty,
+        prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
+        sft=sft.Config(learning_rate=3e-4, epochs=1, **stage), reward=reward.Config(learning_rate=2e-4, epochs=1, **stage),
+        dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=1, **stage),
+        ppo=ppo.Config(beta=0.05, learning_rate=2e-4, value_learning_rate=1e-3, iterations=4 if fast else 40, batch_size=16 if fast else 64,
+                       minibatch_size=16, max_new_tokens=64),
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, pair_limit=256 if fast else None,
+    )  # fmt: skip
+
+
+def choose(size: str = "tiny", model: str | None = None, data: str | None = None, demonstrations: str | None = None, fast: bool = False) -> Size:
+    """The size that the options ask for.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    if size not in ("tiny", "smol", "hub"):
+        raise UserError(f"size must be tiny, smol or hub, got {size!r}")
+    if size == "hub" or data is not None:
+        if model is None or data is None:
+            raise UserError(f"your own {'data' if data else 'model'} needs --{'model' if data else 'data'} too: --model DIR --data FILE")
+        return hub(model, data, demonstrations, fast)
+    if demonstrations is not None:
+        raise UserError("--demonstrations goes with --model and --data; the sizes tiny and smol bring their own")
+    if size == "smol":
+        return smol(fast, model)
+    if model is not None:
+        raise UserError("size tiny brings its own model; give --data too for your own, or choose --size smol")
+    return tiny(fast)

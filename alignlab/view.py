@@ -1,0 +1,324 @@
+"""Pictures, tables and the report of finished runs. Nothing here trains."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; each policy also has a marker of its own.
+COLOURS = {"sft": "#555555", "best_of_16": "#009E73", "ppo": "#D55E00", "dpo": "#0072B2"}
+MARKERS = {"sft": "s", "best_of_16": "^", "ppo": "o", "dpo": "D"}
+NAMES = {"sft": "SFT", "best_of_16": "best-of-16", "ppo": "PPO", "dpo": "DPO"}
+JUDGES = {"gold": "gold reward", "vader": "gold reward (VADER)", "reward_model": "reward model's score"}
+INK, FAINT = "#222222", "#BBBBBB"
+
+
+# ---------------------------------------------------------------------------------------------- the reward-KL plane
+
+
+def plane_figure(comparison: dict, title: str | None = None) -> Figure:
+    """The reward-KL plane: where each policy landed, and the best that was possible there."""
+    figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+    axes = figure.subplots()
+    draw_plane(axes, comparison)
+    axes.set_title(title or "What each policy gained, and what it paid", loc="left", fontsize=13, fontweight="bold", color=INK)
+    return figure
+
+
+def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
+    """Curves, policies, and for PPO where the rest of the possible gain was lost; at least as wide as `furthest` nats."""
+    curves, policies = comparison["curves"], comparison["policies"]
+    start = comparison["reference"]["gold"][0]
+    limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
+    frontier, pooled = _within(curves["frontier"], limit), _within(curves["frontier_pooled"], limit)
+
+    axes.fill_between(*_columns(pooled), _interpolated(frontier, [kl for kl, _ in pooled]), color="#F0E442", alpha=0.45, lw=0, zorder=1)
+    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3)
+    _label_curve(axes, frontier, "gold frontier: no policy can do better", INK, above=True)
+    if reach := _within(curves.get("reach", []), limit):
+        axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3)
+        _label_curve(axes, reach, "reward model's reach: the best against this judge", "#882288", above=False)
+    if best := _within(curves.get("best_of_n", []), limit):
+        axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3)
+        for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
+            if n in (2, 4, 64):
+                axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", fontsize=8, color=COLOURS["best_of_16"])
+
+    axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
+    for name, row in policies.items():
+        (gold, gold_low, gold_high), (kl, kl_low, kl_high) = row["gold"], row["kl"]
+        axes.errorbar(
+            kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
+            color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
+        )  # fmt: skip
+        axes.annotate(
+            NAMES[name], (kl, gold), (9, -15) if name != "sft" else (9, 6), textcoords="offset points", fontsize=11, fontweight="bold",
+            color=COLOURS[name], zorder=7,
+        )  # fmt: skip
+    if "ppo" in policies and reach:
+        _draw_losses(axes, policies["ppo"], frontier, reach)
+    axes.set_xlim(-0.03 * limit, limit)
+    axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
+    axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
+    _plain(axes)
+
+
+def runs_figure(comparisons: dict[str, dict]) -> Figure:
+    """Several runs on one plane: the first run's curves, every run's policies, joined in the order of beta."""
+    first = next(iter(comparisons.values()))
+    figure = Figure(figsize=(9.6, 5.6), layout="constrained")
+    axes = figure.subplots()
+    policies = [(name, row) for comparison in comparisons.values() for name, row in comparison["policies"].items() if name in ("ppo", "dpo")]
+    furthest = max(row["kl"][0] for _, row in policies)
+    draw_plane(axes, {**first, "policies": {"sft": first["policies"]["sft"]}}, furthest)
+    for name in ("ppo", "dpo"):
+        rows = sorted(
+            ((comparison["betas"][name], comparison["policies"][name]) for comparison in comparisons.values()), key=lambda pair: -pair[0]
+        )
+        axes.plot([row["kl"][0] for _, row in rows], [row["gold"][0] for _, row in rows], color=COLOURS[name], lw=1, alpha=0.5, zorder=4)
+        for beta, row in rows:
+            axes.plot(row["kl"][0], row["gold"][0], color=COLOURS[name], marker=MARKERS[name], ms=8, mec="white", zorder=6)
+            axes.annotate(f"{beta:g}", (row["kl"][0], row["gold"][0]), (7, -12), textcoords="offset points", fontsize=8, color=COLOURS[name])
+        axes.plot([], [], color=COLOURS[name], marker=MARKERS[name], mec="white", ms=8, label=f"{NAMES[name]}, at the beta written beside it")
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.set_title("A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
+    return figure
+
+
+def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
+    """Above PPO: the gap to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
+    kl, gold = row["kl"][0], row["gold"][0]
+    if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
+        return
+    (top,), (middle,) = _interpolated(frontier, [kl]), _interpolated(reach, [kl])
+    for low, high, colour, text in ((gold, middle, COLOURS["ppo"], "lost by the optimiser"), (middle, top, "#882288", "lost by the judge")):
+        if high > low:
+            axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.3, solid_capstyle="butt", zorder=2)
+            axes.annotate(text, (kl, (low + high) / 2), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8, color=colour)
+
+
+def _within(points: Sequence, limit: float) -> list:
+    return [point for point in points if point[0] <= limit]
+
+
+def _columns(points: Sequence) -> tuple:
+    return tuple(zip(*points, strict=True)) if points else ((), ())
+
+
+def _interpolated(points: Sequence, at: Sequence[float]) -> list[float]:
+    import numpy
+
+    return numpy.interp(at, *_columns(points)).tolist()
+
+
+def _label_curve(axes: Axes, points: Sequence, text: str, colour: str, above: bool) -> None:
+    if points:
+        place = points[int(len(points) * 0.97) - 1]
+        axes.annotate(
+            text, place, (0, 8 if above else -16), textcoords="offset points", ha="right", fontsize=9, color=colour, zorder=5,
+        )  # fmt: skip
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(color="#EEEEEE", lw=0.8, zorder=0)
+
+
+# ---------------------------------------------------------------------------------------------- training curves
+
+PANELS = {
+    "sft": [("loss", "SFT loss, nats a token")],
+    "reward": [("loss", "reward model: loss"), ("accuracy", "reward model: accuracy on the batch")],
+    "ppo": [
+        ("reward", "PPO: reward model's score"), ("gold", "PPO: gold, not seen in training"), ("kl", "PPO: KL to the reference, nats"),
+        ("explained_variance", "PPO: explained variance"), ("clip_fraction", "PPO: clip fraction"), ("entropy", "PPO: entropy, nats a token"),
+        ("length", "PPO: tokens a completion"),
+    ],
+    "dpo": [
+        ("loss", "DPO: loss"), ("accuracy", "DPO: accuracy on the batch"), (("chosen_logps", "rejected_logps"), "DPO: log-probs, nats"),
+        ("kl", "DPO: KL to the reference, nats"), ("gold", "DPO: gold, not seen in training"),
+    ],
+}  # fmt: skip
+
+
+def training_figure(metrics: Sequence[dict]) -> Figure:
+    """Every curve that the course page says to watch, one small panel each."""
+    panels = [(stage, keys if isinstance(keys, tuple) else (keys,), title) for stage, rows in PANELS.items() for keys, title in rows]
+    panels = [panel for panel in panels if any(record["stage"] == panel[0] and panel[1][0] in record for record in metrics)]
+    columns = 3
+    rows = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (stage, keys, title) in zip(grid, panels, strict=False):
+        for key, dash in zip(keys, ("-", "--"), strict=False):
+            points = [(record["step"], record[key]) for record in metrics if record["stage"] == stage and key in record]
+            x, y = _columns(points)
+            noisy = len(points) > 40
+            axes.plot(x, y, color=COLOURS.get(stage, "#882288"), lw=1.0 if noisy else 1.6, ls=dash, alpha=0.3 if noisy else 1, marker="." if len(points) < 20 else None)
+            if noisy:
+                axes.plot(x, _smooth(y), color=COLOURS.get(stage, "#882288"), lw=1.8, ls=dash, label=key.removesuffix("_logps"))
+        if len(keys) > 1:
+            axes.legend(fontsize=7, frameon=False)
+        axes.set_title(title, fontsize=9, loc="left", color=INK)
+        _plain(axes)
+        axes.tick_params(labelsize=7)
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
+    return figure
+
+
+def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, without the bias of its start."""
+    smoothed, total, norm = [], 0.0, 0.0
+    for value in values:
+        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        smoothed.append(total / norm)
+    return smoothed
+
+
+def calibration_figure(reward_model: dict) -> Figure:
+    """Reliability of the reward model: when it says 80%, is it right in 80 of 100?"""
+    figure = Figure(figsize=(3.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    bins = reward_model["calibration"]
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
+    axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], color="#882288", marker="o", lw=1.6)
+    axes.set_xlabel("predicted chance that A wins", fontsize=9)
+    axes.set_ylabel("share of pairs that A won", fontsize=9)
+    axes.set_title("Reward model: reliability", fontsize=10, loc="left", color=INK)
+    _plain(axes)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- words
+
+
+def table(comparison: dict) -> str:
+    """The comparison as text, at most 100 columns wide."""
+    judged_by_model = comparison["judge"]["kind"] == "reward_model"
+    head = f"{'':11}{'score' if judged_by_model else 'gold':>14}{'win rate':>10}{'KL, nats':>14}{'efficiency':>12}{'length':>8}{'ends':>7}{'minutes':>9}{'MB':>7}"
+    lines = [head, "-" * len(head)]
+    for name, row in comparison["policies"].items():
+        efficiency = row["gold_efficiency"]
+        lines.append(
+            f"{NAMES[name]:11}{_plus_minus(row['gold']):>14}{row['win_rate'][0]:>10.0%}{_plus_minus(row['kl']):>14}"
+            f"{'-' if efficiency is None else format(efficiency[0], '.0%'):>12}{row['length'][0]:>8.1f}{row['stop_rate'][0]:>7.0%}"
+            f"{row['minutes']:>9.1f}{row['peak_memory_mb']:>7,}"
+        )
+    return "\n".join(lines)
+
+
+def verdict(comparison: dict) -> list[str]:
+    """What the numbers say, a sentence each."""
+    rows, reward_model = comparison["policies"], comparison["reward_model"]
+    words = []
+    accuracy = f"The reward model orders {reward_model['accuracy'][0]:.0%} of held-out pairs as the annotator did"
+    if reward_model["skill"] is not None:
+        accuracy += f"; a perfect judge would order {reward_model['bayes_accuracy'][0]:.0%}, so its skill is {reward_model['skill'][0]:.0%}"
+    words.append(accuracy + ".")
+    ppo = rows["ppo"]
+    if ppo["gold_efficiency"] is not None and ppo.get("reward_model_efficiency") is not None and ppo["optimiser_efficiency"] is not None:
+        judge, optimiser = ppo["reward_model_efficiency"][0], ppo["optimiser_efficiency"][0]
+        blame = "the judge" if judge < optimiser else "the optimiser"
+        words.append(
+            f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy = {judge:.0%} (reward model) x {optimiser:.0%} (optimiser): "
+            f"more was lost by {blame}."
+        )
+    elif ppo["kl"][0] < 0.5:
+        words.append("PPO moved less than 0.5 nats, too little for an efficiency to mean anything.")
+    else:
+        words.append("PPO lies beyond the part of the curves that the samples can show, so its efficiency is not known.")
+    if rows["dpo"]["gold_efficiency"] is not None:
+        words.append(f"DPO reached {rows['dpo']['gold_efficiency'][0]:.0%} of what its KL could buy, without any reward model.")
+    return words + [f"ALARM: {alarm}." for alarm in comparison["alarms"]]
+
+
+def _plus_minus(measured: Sequence[float]) -> str:
+    mean, low, high = measured
+    return f"{mean:.2f} ± {(high - low) / 2:.2f}"
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
+img { max-width: 100%; height: auto; } .note { color: #555; } .alarm { background: #fde8e0; padding: .6rem; border-left: 4px solid #D55E00; }
+table { border-collapse: collapse; font-size: .92rem; } th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #eee; }
+th:first-child, td:first-child { text-align: left; } td.text { text-align: left; max-width: 44rem; } .low { color: #777; font-size: .85em; }
+code { background: #f4f4f4; padding: .1rem .3rem; }
+"""
+
+
+def report(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
+    """The comparison as one self-contained HTML page; all text from models and data is escaped."""
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+        f"<title>alignlab: PPO and DPO, size {html.escape(comparison['size'])}</title><style>{_STYLE}</style></head><body>",
+        "<h1>PPO and DPO from the same start and the same pairs</h1>",
+        f"<p class='note'>Size <code>{html.escape(comparison['size'])}</code>, seed {comparison['seed']}, judge: "
+        f"{html.escape(JUDGES[comparison['judge']['kind']])}, {comparison['judge']['prompts']} held-out prompts; "
+        f"beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO. Intervals are 95%, by bootstrap over prompts.</p>",
+        *(f"<p class='alarm'>{html.escape(alarm)}</p>" for alarm in comparison["alarms"]),
+        _image(plane_figure(comparison), "Reward-KL plane: gold reward of each policy against its KL to the SFT model, with the frontier"),
+        "<ul>" + "".join(f"<li>{html.escape(words)}</li>" for words in verdict(comparison)) + "</ul>",
+        "<h2>The numbers</h2>", _html_table(comparison),
+        "<p class='note'>Minutes and memory count all stages that a policy needs: SFT and DPO for DPO; SFT, reward model and PPO for PPO. "
+        "Efficiency is the gain over SFT as a share of the frontier's gain at the same KL.</p>",
+        "<h2>The same prompt, four answers</h2>", _html_samples(comparison["samples"]),
+        "<h2>Training</h2>", _image(training_figure(metrics), "Training curves of every stage"),
+        "<h2>The judge</h2>", _image(calibration_figure(comparison["reward_model"]), "Reliability diagram of the reward model"),
+        "<h2>Settings</h2>", f"<pre>{html.escape(_settings(config))}</pre>", "</body></html>",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _settings(config: dict) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in config.items())
+
+
+def _html_table(comparison: dict) -> str:
+    columns = {"gold": ".2f", "kl": ".2f", "win_rate": ".0%", "gold_efficiency": ".0%", "reward_model_efficiency": ".0%",
+               "optimiser_efficiency": ".0%", "length": ".1f", "stop_rate": ".0%", "distinct_2": ".2f"}  # fmt: skip
+    rows = []
+    for name, row in comparison["policies"].items():
+        cells = "".join(f"<td>{_cell(row.get(key), form)}</td>" for key, form in columns.items())
+        rows.append(f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td>{cells}<td>{row['minutes']:.1f}</td><td>{row['peak_memory_mb']:,}</td></tr>")
+    head = "".join(f"<th>{key.replace('_', ' ')}</th>" for key in ("policy", *columns, "minutes", "peak MB"))
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _cell(measured, form: str) -> str:
+    if measured is None:
+        return "&ndash;"
+    mean, low, high = (format(value, form) for value in measured)
+    return f"{mean}<br><span class='low'>{low} to {high}</span>"
+
+
+def _html_samples(samples: Sequence[dict]) -> str:
+    parts = []
+    for sample in samples:
+        prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+        rows = "".join(
+            f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td><td class='text'>{html.escape(sample[name]['text'])}</td>"
+            f"<td>{sample[name]['gold']:.2f}</td></tr>"
+            for name in ("sft", "best_of_16", "ppo", "dpo")
+        )
+        parts.append(f"<p><b>{html.escape(prompt)}</b></p><table>{rows}</table>")
+    return "".join(parts)
+
+
+def _image(figure: Figure, words: str) -> str:
+    return f"<img alt='{html.escape(words)}' src='data:image/png;base64,{base64.b64encode(png(figure)).decode()}'>"
+
+
+def png(figure: Figure, dpi: int = 130) -> bytes:
+    """A figure as PNG."""
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=dpi)
+    return target.getvalue()
