@@ -119,8 +119,7 @@ def write_pairs(folder: Path) -> None:
     size = sizes.tiny()
     base = size.load()
     policy = base.policy("sft", size.rank)
-    for metrics in sft.train(policy, size.demonstrations(base, 0), size.sft):
-        pass
+    *_, metrics = sft.train(policy, size.demonstrations(base, 0), size.sft)
     reference = base.merge("sft")
     print(f"SFT: loss {metrics['loss']:.3f} nats a token")
     for name, prompts, count, seed in (
@@ -128,9 +127,7 @@ def write_pairs(folder: Path) -> None:
         ("preferences_test.jsonl", data.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
     ):
         asked = [prompts[i % len(prompts)] for i in range(count)]
-        records = sample_pairs(
-            reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=size.ppo.max_new_tokens
-        )
+        records = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=size.ppo.max_new_tokens)
         data.write_lines(folder / name, records)
         print(f"{name}: {len(records)} pairs of {count} prompts asked", flush=True)
 

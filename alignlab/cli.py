@@ -1,11 +1,10 @@
 """The command line: options in, one message out. All work is done elsewhere."""
 
 import importlib.util
-import json
 import os
-import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +39,8 @@ def run(
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab import view
 
-    pipeline = _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast)
-    comparison = pipeline.compare()
+    with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast) as pipeline:
+        comparison = pipeline.compare()
     folder = pipeline.run.folder
     pipeline.run.write_json("comparison.json", comparison)
     (folder / "report.html").write_text(view.report(comparison, list(pipeline.run.metrics()), pipeline.run.config), encoding="utf-8")
@@ -61,9 +60,8 @@ def _stage_command(name: str, words: str) -> None:
         size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
         ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False,
     ) -> None:  # fmt: skip
-        pipeline = _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast)
-        for needed in {"sft": ["reference"], "reward": ["reference", "pairs", "reward_model"], "ppo": ["ppo"], "dpo": ["dpo"]}[name]:
-            getattr(pipeline, needed)
+        with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast) as pipeline:
+            getattr(pipeline, {"sft": "reference", "reward": "reward_model"}.get(name, name))
         print(f"done: {pipeline.run.folder / name}")
 
     command.__doc__ = words
@@ -112,6 +110,7 @@ def doctor() -> None:
 # ---------------------------------------------------------------------------------------------- from options to a pipeline
 
 
+@contextmanager
 def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast):
     """Check all options before anything is written, then open the run."""
     ppo_beta, dpo_beta = (beta if value is None else value for value in (ppo_beta, dpo_beta))
@@ -133,7 +132,12 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
         settings.dpo.beta = dpo_beta
         name.append(f"dpo-beta{dpo_beta:g}")
     folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
-    return Pipeline(Run(folder, {**settings.describe(), "seed": seed}), settings, seed, *_progress())
+    opened = Run(folder, {**settings.describe(), "seed": seed})
+    try:
+        yield Pipeline(opened, settings, seed, *_progress())
+    except UserError:
+        opened.abandon()
+        raise
 
 
 def _progress():

@@ -101,7 +101,11 @@ def _preference(record: dict, where: str) -> dict:
 
 def _demonstration(record: dict, where: str) -> dict:
     prompt = _prompt(_field(record, "prompt", where), where)
-    return {**record, "prompt": prompt, "completion": _completion(_field(record, "completion", where), "completion", where, prompt)}
+    return {
+        **record,
+        "prompt": prompt,
+        "completion": _completion(_field(record, "completion", where), "completion", where, prompt),
+    }
 
 
 def _prompt(prompt, where: str) -> Text:

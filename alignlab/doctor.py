@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 import time
 
 import torch
@@ -30,11 +29,11 @@ def examine() -> list[str]:
         lines.append(f"{package}: {'here' if found else f'missing, needed for {use}: {cure}'}")
     dot = shutil.which("dot")
     lines.append(f"dot program (drawing diagrams): {'here' if dot else 'missing; diagrams are then shown from files'}")
-    if sys.version_info < (3, 11):
-        lines.append("Python is too old: alignlab needs 3.11 or later")
     if base.is_file():
         seconds = _seconds_for_answers()
-        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; `alignlab run` samples about 30,000 and trains on 40,000,")
+        lines.append(
+            f"speed: 256 answers of the bundled model in {seconds:.1f} s; `alignlab run` samples about 30,000 and trains on 40,000,"
+        )
         lines.append(f"       so expect about {max(1, round(seconds * 200 / 60))} minutes, and a fifth of that with --fast")
     return lines
 

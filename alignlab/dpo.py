@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignlab import losses
 from alignlab.data import Example, collate, encode_all
 from alignlab.losses import dpo_loss, sequence_logps
 from alignlab.models import Policy

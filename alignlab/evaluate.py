@@ -160,7 +160,9 @@ class Plane:
                   "frontier_pooled": _points(*self.frontier.pooled(ones), self.frontier.shown(LEAST_SIZE))}  # fmt: skip
         if self.reach is not None:
             result["reach"] = _points(*self.reach.curve(ones), self.reach.shown(LEAST_SIZE))
-            result["best_of_n"] = [[exact.best_of_n_kl(n), self.best_of(n)["gold"][0]] for n in BEST_OF if n <= self.reference.gold.shape[1] // 4]
+            result["best_of_n"] = [
+                [exact.best_of_n_kl(n), self.best_of(n)["gold"][0]] for n in BEST_OF if n <= self.reference.gold.shape[1] // 4
+            ]
         return result
 
     def alarm(self, name: str, answers: Answers) -> str | None:
@@ -244,7 +246,13 @@ def judge_reward_model(margins: Tensor, certainty: Tensor | None, seed: int = 0)
     chance = torch.Generator().manual_seed(seed)
     drawn = torch.cat([torch.arange(len(margins))[None], torch.randint(len(margins), (RESAMPLES, len(margins)), generator=chance)])
     right = ((margins > 0).double() + (margins == 0).double() / 2)[drawn].mean(-1)
-    result = {"pairs": len(margins), "accuracy": interval(right), "bayes_accuracy": None, "skill": None, "calibration": calibration(margins)}
+    result = {
+        "pairs": len(margins),
+        "accuracy": interval(right),
+        "bayes_accuracy": None,
+        "skill": None,
+        "calibration": calibration(margins),
+    }
     if certainty is not None:
         ceiling = certainty.double()[drawn].mean(-1)
         result |= {"bayes_accuracy": interval(ceiling), "skill": interval((right - 0.5) / (ceiling - 0.5))}

@@ -134,9 +134,7 @@ def dpo_loss(
     return -((1 - label_smoothing) * F.logsigmoid(logit) + label_smoothing * F.logsigmoid(-logit)).mean()
 
 
-def ipo_loss(
-    chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float
-) -> Tensor:
+def ipo_loss(chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float) -> Tensor:
     """IPO (Azar et al. 2310.12036, equation 17): pull the log-ratio difference to 1 / (2 beta) instead of upwards for ever.
 
     Takes the place of `dpo_loss` in `dpo.train(..., loss_fn=ipo_loss)`; beta is the paper's tau.
@@ -279,9 +277,7 @@ def normalise(advantages: Tensor, mask: Tensor) -> Tensor:
     return masked((advantages - mean) / (deviation + 1e-8), mask)
 
 
-def clipped_policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, clip_epsilon: float
-) -> Tensor:
+def clipped_policy_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, clip_epsilon: float) -> Tensor:
     """PPO's clipped surrogate, negated (Schulman et al. 1707.06347, equation 7): a mean over the mask's tokens.
 
     The clip is against the policy that sampled (old_logps), not against the reference. Outside the clip, on the side that
@@ -302,9 +298,7 @@ def clipped_policy_loss(
     return -masked_mean(surrogate, mask)
 
 
-def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_epsilon: float | None = None
-) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_epsilon: float | None = None) -> Tensor:
     """Half the mean squared error of the values; with `clip_epsilon`, the larger of the clipped and the unclipped.
 
     Args:

@@ -18,9 +18,7 @@ def warm_then_decay(step: int, total: int) -> float:
     return min(1.0, (step + 1) / max(1, total // 20)) * (1 - 0.9 * step / max(1, total))
 
 
-def descend(
-    optimizer: torch.optim.Optimizer, learning_rate: float, losses: Iterable[Tensor], max_norm: float = 1.0
-) -> tuple[float, float]:
+def descend(optimizer: torch.optim.Optimizer, learning_rate: float, losses: Iterable[Tensor], max_norm: float = 1.0) -> tuple[float, float]:
     """Add up the gradients of `losses` (parts of one batch, already weighted), clip them and take one step.
 
     Returns:

@@ -120,7 +120,8 @@ class Pipeline:
             "size": self.size.name,
             "seed": self.seed,
             "judge": {
-                "kind": self.size.judge, "prompts": len(self.size.judge_prompts), "samples": self.size.samples, "answers": self.size.answers,
+                "kind": self.size.judge, "prompts": len(self.size.judge_prompts),
+                "samples": self.size.samples, "answers": self.size.answers,
                 "max_new_tokens": self.size.ppo.max_new_tokens, "temperature": self.size.ppo.temperature,
             },
             "betas": {"ppo": self.size.ppo.beta, "dpo": self.size.dpo.beta},
@@ -162,7 +163,11 @@ class Pipeline:
         for metrics in steps:
             if metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1:
                 seen = self._answer(policy, self.size.prompts[: self.size.probe], 1, None)
-                metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
+                metrics |= {
+                    "kl": seen.kl.mean().item(),
+                    "length": seen.length.mean().item(),
+                    "stop_rate": seen.stopped.mean().item(),
+                }
                 if self.size.gold is not None:
                     metrics["gold"] = seen.gold.mean().item()
             yield metrics

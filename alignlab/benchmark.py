@@ -1,0 +1,133 @@
+"""The numbers of the README: `python -m alignlab.benchmark [seeds] [betas] [hacking]`. Runs land in `runs/benchmark/`.
+
+seeds: `alignlab run` with three seeds. betas: PPO and DPO at five betas each, from one SFT model and one reward model.
+hacking: a reward model of 200 pairs and PPO without KL: the proxy rises, gold falls.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import torch
+from tqdm import tqdm
+
+from alignlab import dpo, evaluate, ppo, view
+from alignlab.models import Policy, ValueHead
+from alignlab.pipeline import Pipeline
+from alignlab.runs import Run
+from alignlab.sizes import Size, tiny
+
+PLACE = Path("runs/benchmark")
+SEEDS = (0, 1, 2)
+PPO_BETAS = (2.0, 1.0, 0.6, 0.35, 0.25)
+DPO_BETAS = (2.0, 1.0, 0.6, 0.4, 0.25)
+
+
+def seeds() -> None:
+    """Three seeds of the default run; means of what the README quotes."""
+    comparisons = []
+    for seed in SEEDS:
+        pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
+        comparisons.append(pipeline.compare())
+        pipeline.run.write_json("comparison.json", comparisons[-1])
+        (pipeline.run.folder / "plane.png").write_bytes(view.png(view.plane_figure(comparisons[-1])))
+        print(view.table(comparisons[-1]), flush=True)
+    print(f"\nmean over seeds {SEEDS}, [lowest, highest seed]")
+    print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
+    for name in ("best_of_16", "ppo", "dpo"):
+        for key in ("kl", "gold", "gain_sd", "win_rate", "gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"):
+            values = [c["policies"][name][key] for c in comparisons]
+            if all(values):
+                print(f"  {name:11}{key:24}{_spread([value[0] for value in values])}")
+    print(f"  alarms: {sum((c['alarms'] for c in comparisons), [])}")
+
+
+def betas() -> None:
+    """Five betas each: the points along the frontier, in a figure and a table."""
+    for seed in SEEDS:
+        pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
+        points = {"ppo": [], "dpo": []}
+        for beta in PPO_BETAS:
+            points["ppo"].append((beta, pipeline.plane.policy(pipeline.answers(_ppo(pipeline, beta)))))
+        for beta in DPO_BETAS:
+            points["dpo"].append((beta, pipeline.plane.policy(pipeline.answers(_dpo(pipeline, beta)))))
+        for name, rows in points.items():
+            kls = [row["kl"][0] for _, row in rows]
+            print(f"seed {seed} {name}: KL rises as beta falls: {kls == sorted(kls)}")
+            for beta, row in rows:
+                efficiency = row["gold_efficiency"]
+                words = "-" if efficiency is None else f"{efficiency[0]:.2f}"
+                print(f"   beta {beta:<5g} KL {row['kl'][0]:.2f}  gold {row['gold'][0]:.2f}  efficiency {words}")
+        pipeline.run.write_json("betas.json", points)
+        figure = view.betas_figure(pipeline.plane.curves(), pipeline.plane.measure(pipeline.plane.reference.gold), points)
+        (pipeline.run.folder / "betas.png").write_bytes(view.png(figure))
+
+
+def hacking() -> None:
+    """Reward hacking on purpose: held-out gold and the reward model's score along a PPO run with beta 0."""
+    for seed in SEEDS:
+        size = tiny()
+        size.pair_limit, size.reward.epochs = 200, 8
+        size.ppo = replace(size.ppo, beta=0.0, iterations=60, seed=seed)
+        pipeline = _pipeline(PLACE / f"hacking{seed}", size, seed)
+        policy, value_head = pipeline.reference.policy("ppo", size.rank, seed), ValueHead(pipeline.reference, seed=seed)
+        steps = ppo.train(policy, value_head, pipeline.score, size.prompts, size.ppo, judge=size.gold)
+        course = []
+        for metrics in _whole(steps, f"seed {seed}"):
+            if metrics["step"] % 3 == 2:
+                answers = pipeline.answers(policy)
+                seen = {key: getattr(answers, key).double().mean(-1).tolist() for key in ("gold", "scores", "kl")}
+                course.append({"step": metrics["step"], **seen})
+        peak = max(course, key=lambda point: mean(point["gold"]))
+        last = course[-1]
+        counts = pipeline.plane.counts
+        fall = torch.tensor(peak["gold"]) - torch.tensor(last["gold"])
+        drop = evaluate.interval(counts @ fall.double() / counts.sum(-1))
+        print(
+            f"seed {seed}: gold peaks at {mean(peak['gold']):.2f} (step {peak['step']}, score {mean(peak['scores']):.2f}) and ends at "
+            f"{mean(last['gold']):.2f} (score {mean(last['scores']):.2f}); fall {drop[0]:.2f} [{drop[1]:.2f}, {drop[2]:.2f}]; "
+            f"shown: {drop[1] > 0 and mean(last['scores']) > mean(peak['scores'])}"
+        )
+        pipeline.run.write_json("hacking.json", course)
+
+
+def _pipeline(folder: Path, size: Size, seed: int) -> Pipeline:
+    size.set_seed(seed)
+    return Pipeline(Run(folder, {**size.describe(), "seed": seed}), size, seed, say=lambda words: print(words, flush=True))
+
+
+def _ppo(pipeline: Pipeline, beta: float) -> Policy:
+    base, size = pipeline.reference, pipeline.size
+    policy = base.policy("sweep", size.rank, pipeline.seed)
+    config = replace(size.ppo, beta=beta)
+    for _ in _whole(ppo.train(policy, ValueHead(base, seed=pipeline.seed), pipeline.score, size.prompts, config), f"PPO beta {beta:g}"):
+        pass
+    return policy
+
+
+def _dpo(pipeline: Pipeline, beta: float) -> Policy:
+    policy = pipeline.reference.policy("sweep", pipeline.size.rank, pipeline.seed)
+    for _ in _whole(dpo.train(policy, pipeline.pairs[0], replace(pipeline.size.dpo, beta=beta)), f"DPO beta {beta:g}"):
+        pass
+    return policy
+
+
+def _whole(steps: Iterator[dict], title: str) -> Iterator[dict]:
+    """The whole steps, under a progress bar."""
+    with tqdm(desc=title, unit="step") as bar:
+        for metrics in steps:
+            bar.total = metrics["steps"]
+            if not metrics.get("partial"):
+                bar.update()
+                yield metrics
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or ["seeds", "betas", "hacking"]:
+        {"seeds": seeds, "betas": betas, "hacking": hacking}[part]()

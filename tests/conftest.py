@@ -1,0 +1,30 @@
+"""One bundled run, made once a test session, for all tests that look at finished runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+def alignlab(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The command line, as a user calls it, without a network."""
+    import os
+
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "alignlab.cli", *words], cwd=cwd, capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.fixture(scope="session")
+def fast_run(tmp_path_factory) -> Path:
+    """The folder of `alignlab run --fast`."""
+    folder = tmp_path_factory.mktemp("fast")
+    done = alignlab("run", "--fast", "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "run"

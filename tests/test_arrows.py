@@ -1,0 +1,69 @@
+"""Which room may import which: the arrows point one way."""
+
+import ast
+from pathlib import Path
+
+import alignlab
+
+ROOMS = {path.stem: path for path in Path(alignlab.__file__).parent.glob("*.py")}
+DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
+MAY_DRAW = {"view", "live", "label"}
+STAGES = {"sft", "reward", "ppo", "dpo"}
+
+
+def imports(room: str) -> tuple[set[str], set[str]]:
+    """Our rooms and others' packages that a room imports, at its head or inside functions."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(ROOMS[room].read_text())):
+        if isinstance(node, ast.Import):
+            others |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package, _, rest = node.module.partition(".")
+            if package == "alignlab":
+                ours |= {rest.split(".")[0]} if rest else {name.name for name in node.names}
+            else:
+                others.add(package)
+    return ours, others
+
+
+def test_the_equations_import_torch_alone():
+    assert imports("losses") == (set(), {"torch"})
+    ours, others = imports("exact")
+    assert ours == set() and others <= {"torch", "math", "collections", "typing"}
+
+
+def test_foundations_import_no_stage():
+    for room in ("data", "models", "rollout", "optim"):
+        assert not imports(room)[0] & (STAGES | {"evaluate", "runs", "pipeline", "cli", "view", "sizes"}), room
+
+
+def test_stages_import_only_what_stands_before_them():
+    for stage in STAGES:
+        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors"}, stage
+
+
+def test_only_the_rooms_that_draw_import_what_draws():
+    for room in ROOMS:
+        if room not in MAY_DRAW:
+            assert not imports(room)[1] & DRAWING, room
+
+
+def test_only_the_command_line_and_the_benchmark_call_the_views():
+    for room in ROOMS:
+        if room not in {"cli", "benchmark"} | MAY_DRAW:
+            assert not imports(room)[0] & MAY_DRAW, room
+
+
+def test_no_room_imports_in_a_circle():
+    graph = {room: imports(room)[0] & set(ROOMS) for room in ROOMS}
+    done: set[str] = set()
+
+    def walk(room: str, above: tuple[str, ...]) -> None:
+        assert room not in above, " -> ".join([*above, room])
+        if room not in done:
+            for other in graph[room]:
+                walk(other, (*above, room))
+            done.add(room)
+
+    for room in graph:
+        walk(room, ())
