@@ -26,7 +26,7 @@ class Config:
     seed: order of the pairs.
     """
 
-    beta: float = 0.4
+    beta: float = 0.5
     label_smoothing: float = 0.0
     learning_rate: float = 1e-3
     batch_size: int = 64

@@ -46,7 +46,7 @@ class Config:
     seed: prompts, samples and minibatches.
     """
 
-    beta: float = 0.35
+    beta: float = 0.45
     kl_target: float | None = None
     kl_horizon: int = 5000
     clip_epsilon: float = 0.2
@@ -55,7 +55,7 @@ class Config:
     lam: float = 1.0
     learning_rate: float = 3e-3
     value_learning_rate: float = 1e-2
-    iterations: int = 30
+    iterations: int = 24
     batch_size: int = 384
     epochs: int = 2
     minibatch_size: int = 128

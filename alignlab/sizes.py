@@ -43,7 +43,7 @@ class Size:
     ppo: ppo.Config
     dpo: dpo.Config
     rank: int = 16
-    samples: int = 512
+    samples: int = 1024
     answers: int = 32
     centring: int = 512
     probe: int = 128

@@ -35,17 +35,19 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
     frontier, pooled = _within(curves["frontier"], limit), _within(curves["frontier_pooled"], limit)
 
-    axes.fill_between(*_columns(pooled), _interpolated(frontier, [kl for kl, _ in pooled]), color="#F0E442", alpha=0.45, lw=0, zorder=1)
-    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3)
-    _label_curve(axes, frontier, "gold frontier: no policy can do better", INK, above=True)
+    band = _interpolated(frontier, [kl for kl, _ in pooled])
+    axes.fill_between(*_columns(pooled), band, color="#F0E442", alpha=0.5, lw=0, zorder=1, label="up to here by its upper bound")
+    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label="gold frontier: no policy can do better")
     if reach := _within(curves.get("reach", []), limit):
-        axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3)
-        _label_curve(axes, reach, "reward model's reach: the best against this judge", "#882288", above=False)
+        label = "reward model's reach: the best against this judge"
+        axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
     if best := _within(curves.get("best_of_n", []), limit):
-        axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3)
+        label = "best of n by the reward model, without training"
+        axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
         for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
             if n in (2, 4, 64):
-                axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", fontsize=8, color=COLOURS["best_of_16"])
+                style = {"fontsize": 8, "color": COLOURS["best_of_16"]}
+                axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", **style)
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
     for name, row in policies.items():
@@ -54,13 +56,13 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
             color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
         )  # fmt: skip
-        axes.annotate(
-            NAMES[name], (kl, gold), (9, -15) if name != "sft" else (9, 6), textcoords="offset points", fontsize=11, fontweight="bold",
-            color=COLOURS[name], zorder=7,
-        )  # fmt: skip
+        place, side = {"ppo": ((-9, 7), "right"), "sft": ((9, 6), "left")}.get(name, ((9, -15), "left"))
+        style = {"fontsize": 11, "fontweight": "bold", "color": COLOURS[name], "ha": side, "zorder": 7}
+        axes.annotate(NAMES[name], (kl, gold), place, textcoords="offset points", **style)
     if "ppo" in policies and reach:
         _draw_losses(axes, policies["ppo"], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
+    axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=INK)
     axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
     _plain(axes)
@@ -136,14 +138,6 @@ def _interpolated(points: Sequence, at: Sequence[float]) -> list[float]:
     import numpy
 
     return numpy.interp(at, *_columns(points)).tolist()
-
-
-def _label_curve(axes: Axes, points: Sequence, text: str, colour: str, above: bool) -> None:
-    if points:
-        place = points[int(len(points) * 0.97) - 1]
-        axes.annotate(
-            text, place, (0, 8 if above else -16), textcoords="offset points", ha="right", fontsize=9, color=colour, zorder=5,
-        )  # fmt: skip
 
 
 def _plain(axes: Axes) -> None:
