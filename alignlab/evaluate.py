@@ -21,6 +21,7 @@ from alignlab.rollout import Completions, sample
 RESAMPLES = 1000  # of the bootstrap
 LEAST_SIZE = 5  # effective samples a prompt, below which a curve says nothing
 LEAST_KL = 0.5  # nats, below which an efficiency would be a ratio of two noises
+DISTINCT_OF = 16  # answers a prompt; more of them share more n-grams
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 Measured = list[float]  # [mean, low, high]
@@ -136,7 +137,7 @@ class Plane:
             **self.efficiencies(answers),
             "length": self.measure(answers.length),
             "stop_rate": self.measure(answers.stopped),
-            "distinct_2": self.measure(torch.tensor([distinct(texts, 2) for texts in answers.texts])),
+            "distinct_2": self.measure(torch.tensor([distinct(texts[:DISTINCT_OF], 2) for texts in answers.texts])),
         }
 
     def best_of(self, n: int) -> dict:

@@ -13,6 +13,7 @@ COLOURS = {"sft": "#555555", "best_of_16": "#009E73", "ppo": "#D55E00", "dpo": "
 MARKERS = {"sft": "s", "best_of_16": "^", "ppo": "o", "dpo": "D"}
 NAMES = {"sft": "SFT", "best_of_16": "best-of-16", "ppo": "PPO", "dpo": "DPO"}
 JUDGES = {"gold": "gold reward", "vader": "gold reward (VADER)", "reward_model": "reward model's score"}
+LABELS = {"sft": ((9, 6), "left"), "best_of_16": ((-9, 7), "right"), "ppo": ((11, -13), "left"), "dpo": ((-10, -15), "right")}
 INK, FAINT = "#222222", "#BBBBBB"
 
 
@@ -35,9 +36,9 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
     frontier, pooled = _within(curves["frontier"], limit), _within(curves["frontier_pooled"], limit)
 
-    band = _interpolated(frontier, [kl for kl, _ in pooled])
-    axes.fill_between(*_columns(pooled), band, color="#F0E442", alpha=0.5, lw=0, zorder=1, label="up to here by its upper bound")
     axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label="gold frontier: no policy can do better")
+    band = _interpolated(frontier, [kl for kl, _ in pooled])
+    axes.fill_between(*_columns(pooled), band, color="#F0E442", alpha=0.5, lw=0, zorder=1, label="from its estimate to its upper bound")
     if reach := _within(curves.get("reach", []), limit):
         label = "reward model's reach: the best against this judge"
         axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
@@ -56,13 +57,13 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
             color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
         )  # fmt: skip
-        place, side = {"ppo": ((-9, 7), "right"), "sft": ((9, 6), "left")}.get(name, ((9, -15), "left"))
+        place, side = LABELS[name]
         style = {"fontsize": 11, "fontweight": "bold", "color": COLOURS[name], "ha": side, "zorder": 7}
         axes.annotate(NAMES[name], (kl, gold), place, textcoords="offset points", **style)
     if "ppo" in policies and reach:
         _draw_losses(axes, policies["ppo"], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
-    axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=INK)
+    axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
     _plain(axes)
@@ -97,7 +98,7 @@ def betas_figure(curves: dict, reference_gold: Sequence[float], points: dict[str
             place = (7, -13) if name == "ppo" else (-7, 8)
             style = {"fontsize": 8, "color": COLOURS[name], "ha": "left" if name == "ppo" else "right", "zorder": 7}
             axes.annotate(f"{beta:g}", (kl, gold), place, textcoords="offset points", **style)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_title("A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
     return figure
 
@@ -108,22 +109,12 @@ def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
     if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
         return
     (top,), (middle,) = _interpolated(frontier, [kl]), _interpolated(reach, [kl])
-    for low, high, colour, text in (
-        (gold, middle, COLOURS["ppo"], "lost by the optimiser"),
-        (middle, top, "#882288", "lost by the judge"),
-    ):
+    parts = ((gold, middle, COLOURS["ppo"], "lost by the optimiser"), (middle, top, "#882288", "lost by the judge"))
+    for low, high, colour, text in parts:
         if high > low:
             axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.3, solid_capstyle="butt", zorder=2)
-            axes.annotate(
-                text,
-                (kl, (low + high) / 2),
-                (-7, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=8,
-                color=colour,
-            )
+            style = {"fontsize": 8, "color": colour, "ha": "left", "va": "center"}
+            axes.annotate(text, (kl, (low + high) / 2), (7, 0), textcoords="offset points", **style)
 
 
 def _within(points: Sequence, limit: float) -> list:
@@ -284,12 +275,14 @@ def _plus_minus(measured: Sequence[float]) -> str:
 # ---------------------------------------------------------------------------------------------- the report
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 img { max-width: 100%; height: auto; } .note { color: #555; }
 .alarm { background: #fde8e0; padding: .6rem; border-left: 4px solid #D55E00; }
 table { border-collapse: collapse; font-size: .92rem; } th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #eee; }
 th:first-child, td:first-child { text-align: left; } td.text { text-align: left; max-width: 44rem; } .low { color: #777; font-size: .85em; }
+pre { white-space: pre-wrap; }
+.low { white-space: nowrap; }
 code { background: #f4f4f4; padding: .1rem .3rem; }
 """
 

@@ -16,7 +16,7 @@ from architectures import (
     shaken,
     tokenizer,
 )
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignlab import models
@@ -197,6 +197,13 @@ def test_a_policy_starts_as_its_reference(name, rank):
     assert scored.kl.max() < 1e-6
 
 
+def test_a_bfloat16_policy_starts_as_its_reference_and_is_measured_in_float32():
+    policy = build("llama", dtype=torch.bfloat16).policy(rank=2)
+    scored = policy.score(batch_of(policy, random_examples(policy)))
+    assert torch.equal(scored.logps, scored.ref_logps) and scored.kl.abs().max() < 1e-6
+    assert {column.dtype for column in scored[:4]} == {torch.float32}
+
+
 def test_a_full_copy_starts_as_the_reference_where_the_base_carries_other_adapters():
     base = build("qwen3")
     shaken(base.policy("other", rank=2))
@@ -369,6 +376,13 @@ def test_the_exported_policy_gives_equal_logits_in_plain_transformers_and_peft(n
     for prompt, completion in random_examples(policy):
         logits = plain.eval()(input_ids=torch.tensor([prompt + completion])).logits[0]
         torch.testing.assert_close(logits, plain_logits(policy, prompt + completion), **near)
+
+
+def test_an_exported_adapter_says_what_it_is_for(tmp_path):
+    base = build("llama")
+    base.reward_model(rank=2).save(tmp_path / "reward")
+    base.policy(rank=2).save(tmp_path / "policy")
+    assert [PeftConfig.from_pretrained(tmp_path / name).task_type for name in ("reward", "policy")] == ["SEQ_CLS", "CAUSAL_LM"]
 
 
 def test_an_exported_full_policy_is_a_plain_model(tmp_path):

@@ -153,6 +153,11 @@ def test_draws_fall_as_often_as_their_probabilities_say():
     assert ((seen - probabilities).abs() <= 4 * (probabilities * (1 - probabilities) / 20000).sqrt()).all()
 
 
+def test_what_has_no_probability_is_never_drawn(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **settings: torch.zeros(shape))  # the lowest number that chance can give
+    assert draw(torch.tensor([[0.0, 0.4, 0.6]]), chance()).tolist() == [[1]]
+
+
 @each_architecture
 def test_first_tokens_fall_as_often_as_the_plain_network_says(name):
     policy, count, temperature = changed_policy(name), 3000, 0.7

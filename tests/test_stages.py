@@ -101,14 +101,9 @@ def test_a_run_leaves_the_global_generator_alone(stage):
 
 
 @each_stage
-def test_gradients_stay_on_outside_a_paused_run(stage):
-    _, steps = run_of(stage, build("llama"))
-    for _ in steps:
+def test_gradients_stay_on_while_a_run_is_paused(stage):
+    for _ in run_of(stage, build("llama"))[1]:
         assert torch.is_grad_enabled()
-    _, steps = run_of(stage, build("llama"))
-    with torch.no_grad():
-        next(steps, None) if stage == "ppo" else None  # only sampling stands before ppo's first pause
-        assert not torch.is_grad_enabled()
 
 
 @each_stage
@@ -175,13 +170,20 @@ def test_a_gradient_longer_than_the_limit_is_shortened_to_it_and_reported_as_it_
     torch.testing.assert_close(weight.data, -torch.tensor([0.6, 0.8]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [lambda w: w.sum() * math.nan, lambda w: w.sum() / 0, lambda w: (w - w.detach()).sqrt().sum()],
-                         ids=["NaN", "infinite", "finite with an infinite gradient"])  # fmt: skip
-def test_a_number_that_is_not_finite_changes_nothing_and_names_the_cure(loss):
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda w: w.sum() * math.nan, "the loss is nan"),
+        (lambda w: w.sum() / 0, "the loss is inf"),
+        (lambda w: (w - w.detach()).sqrt().sum(), "the gradient's norm is "),
+    ],
+    ids=["NaN", "infinite", "finite with an infinite gradient"],
+)
+def test_a_number_that_is_not_finite_changes_nothing_and_names_the_cure(loss, said):
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer = torch.optim.AdamW([weight], lr=0.0)
-    with pytest.raises(TrainingError, match="lower the learning rate .now 0.25."):
-        descend(optimizer, 0.25, (part for part in (weight.sum(), loss(weight))))
+    with pytest.raises(TrainingError, match=f"{said}.*lower the learning rate .now 0.25."):
+        descend(optimizer, 0.25, (part(weight) for part in (torch.sum, loss)))
     assert weight.tolist() == [1.0, 2.0]
 
 
@@ -431,6 +433,19 @@ def test_the_clip_is_against_the_policy_that_sampled_and_the_kl_against_the_refe
     assert other_reference[1:] == plain[1:] and plain[1] == 0
     assert other_old[0] == plain[0] and other_old[1] == 1  # every ratio is now e^0.5, outside 1 plus or minus 0.2
     assert other_old[2] > plain[2] + 0.05
+
+
+@pytest.mark.parametrize(("shift", "learns"), [(0.0, True), (-0.5, False), (0.5, True)])
+def test_a_gain_beyond_the_clip_around_the_policy_that_sampled_teaches_nothing(shift, learns):
+    policy = shaken(build("llama").policy(rank=2))
+    head = ValueHead(policy.base)
+    experience, config = experience_of(policy, head)
+    old = experience.old._replace(logps=experience.old.logps + shift)  # every ratio is exp(-shift)
+    better = experience._replace(old=old, advantages=torch.ones_like(experience.advantages))
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    optimizer.add_param_group({"params": list(head.parameters())})
+    ppo.update(policy, head, optimizer, better, config, torch.Generator().manual_seed(0))
+    assert (max(gradient.abs().max() for gradient in gradients(policy)) > 0) == learns
 
 
 @each_architecture
