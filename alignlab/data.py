@@ -58,7 +58,7 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
             raise UserError(f"{source}: no such file; give a JSON Lines file or the name of a hub set")
         records = []
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(_text_lines(lines, source), 1):
                 if not line.strip():
                     continue
                 try:
@@ -79,6 +79,13 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
     if not records:
         raise UserError(f"{source}: no records; write one object a line")
     return records
+
+
+def _text_lines(lines, source):
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
 def _field(record: dict, name: str, where: str):
@@ -172,15 +179,15 @@ def write_lines(path: Path, records: Iterable[dict]) -> None:
 
 def split_by_prompt(records: Sequence[dict], test_share: float, seed: int) -> tuple[list[dict], list[dict]]:
     """Train and test parts that share no prompt; each non-empty where there are two prompts or more."""
-    prompts = sorted({json.dumps(record["prompt"]) for record in records})
+    prompts = sorted({json.dumps(record["prompt"], sort_keys=True) for record in records})
     if len(prompts) < 2:
         raise UserError("all records have one prompt; held-out judging needs at least two different prompts")
     rng = Random(seed)
     prompts.sort(key=lambda prompt: rng.random())
-    test = set(prompts[: max(1, round(test_share * len(prompts)))])
+    test = set(prompts[: min(max(1, round(test_share * len(prompts))), len(prompts) - 1)])
     parts: tuple[list[dict], list[dict]] = ([], [])
     for record in records:
-        parts[json.dumps(record["prompt"]) in test].append(record)
+        parts[json.dumps(record["prompt"], sort_keys=True) in test].append(record)
     return parts
 
 

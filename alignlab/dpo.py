@@ -14,7 +14,9 @@ from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Every field is read at each step, so that a change acts at the next one.
+    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+
+    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
 
     beta: > 0; the price of KL (see the head of losses.py).
     label_smoothing: in [0, 0.5); the share of labels expected to be wrong (cDPO).
@@ -66,10 +68,11 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
         loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
         logps, reference = (torch.cat(column, dim=1) for column in zip(*seen, strict=True))
         chosen_reward, rejected_reward = beta * (logps - reference)
+        margin = chosen_reward - rejected_reward
         yield {
             "stage": "dpo", "step": step, "steps": len(steps), "beta": beta, "loss": loss,
-            "accuracy": (chosen_reward > rejected_reward).float().mean().item(),
-            "margin": (chosen_reward - rejected_reward).mean().item(),
+            "accuracy": ((margin > 0).float() + (margin == 0).float() / 2).mean().item(),
+            "margin": margin.mean().item(),
             "chosen_reward": chosen_reward.mean().item(), "rejected_reward": rejected_reward.mean().item(),
             "chosen_logps": logps[0].mean().item(), "rejected_logps": logps[1].mean().item(), "gradient_norm": norm,
         }  # fmt: skip

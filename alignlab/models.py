@@ -80,7 +80,7 @@ class Base:
     def policy(self, name: str = "policy", rank: int | None = 16, seed: int = 0) -> "Policy":
         """A policy that starts as this base: a LoRA adapter of that rank, or a full copy for `rank=None`."""
         if rank is None:
-            network = copy.deepcopy(self.network).requires_grad_(True)
+            network = self._plain_copy().requires_grad_(True)
             own = Base.__new__(Base)
             own.network, own.tokenizer, own._adapters = network, self.tokenizer, None
             return Policy(own, None, reference=self)
@@ -150,6 +150,10 @@ class Base:
         """(..., D) -> (..., V)."""
         return self.network.get_output_embeddings()(hidden)
 
+    def _plain_copy(self) -> PreTrainedModel:
+        """A copy of the network without any adapter."""
+        return copy.deepcopy(self._adapters).unload() if self._adapters else copy.deepcopy(self.network)
+
     def merge(self, adapter: str) -> "Base":
         """A new base with that adapter's change inside its weights; this object is used up."""
         merged = self._adapters.merge_and_unload(adapter_names=[adapter])
@@ -157,7 +161,7 @@ class Base:
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face model directory: weights in safetensors, tokenizer."""
-        self.network.save_pretrained(folder)
+        (self._plain_copy() if self._adapters else self.network).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def save_adapter(self, adapter: str, folder: Path, extra: dict[str, Tensor] | None = None, **config) -> None:
@@ -353,6 +357,8 @@ def _separate_pad(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     eos = tokenizer.eos_token_id
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == eos:
         special = [token for token in tokenizer.all_special_ids if token != eos and token != tokenizer.bos_token_id]
-        other = special[0] if special else next(i for i in range(len(tokenizer) - 1, -1, -1) if i != eos)
+        vocabulary = tokenizer.get_vocab()
+        impossible = [vocabulary[c] for c in "÷ÿÀÁ" if c in vocabulary]  # bytes that no UTF-8 text has
+        other = (special + impossible + [i for i in range(len(tokenizer) - 1, -1, -1) if i != eos])[0]
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(other)
     network.config.pad_token_id = tokenizer.pad_token_id

@@ -1,6 +1,6 @@
 """What the four stages share: one optimiser step, in parts that fit in memory, guarded against non-finite numbers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,15 @@ def warm_then_decay(step: int, total: int) -> float:
     return min(1.0, (step + 1) / max(1, total // 20)) * (1 - 0.9 * step / max(1, total))
 
 
-def descend(optimizer: torch.optim.Optimizer, learning_rate: float, losses: Iterable[Tensor], max_norm: float = 1.0) -> tuple[float, float]:
+def descend(
+    optimizer: torch.optim.Optimizer, learning_rate: float | Sequence[float], losses: Iterable[Tensor], max_norm: float = 1.0
+) -> tuple[float, float]:
     """Add up the gradients of `losses` (parts of one batch, already weighted), clip them and take one step.
+
+    Each group of parameters is clipped by itself, so that a large value loss does not shrink the policy's step.
+
+    Args:
+        learning_rate: one number, or one for each group of the optimiser's parameters.
 
     Returns:
         the summed loss, and the gradient's norm before clipping.
@@ -27,19 +34,20 @@ def descend(optimizer: torch.optim.Optimizer, learning_rate: float, losses: Iter
     Raises:
         TrainingError: a loss or gradient is not finite; nothing was changed.
     """
+    groups = optimizer.param_groups
+    rates = [learning_rate] * len(groups) if isinstance(learning_rate, float | int) else list(learning_rate)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for loss in losses:
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()}; lower the learning rate (now {learning_rate:g})")
+            raise TrainingError(f"the loss is {loss.item()}; lower the learning rate (now {rates[0]:g})")
         loss.backward()
         total += loss.item()
-    norms = [nn.utils.clip_grad_norm_(group["params"], max_norm) for group in optimizer.param_groups]  # apart: a large value loss
-    norm = torch.stack(norms).norm()  # must not shrink the policy's step
+    norm = torch.stack([nn.utils.clip_grad_norm_(group["params"], max_norm) for group in groups]).norm()
     if not torch.isfinite(norm):
-        raise TrainingError(f"the gradient's norm is {norm.item()}; lower the learning rate (now {learning_rate:g})")
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("scale", 1.0)
+        raise TrainingError(f"the gradient's norm is {norm.item()}; lower the learning rate (now {rates[0]:g})")
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
     optimizer.step()
     return total, norm.item()
 

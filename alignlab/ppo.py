@@ -28,7 +28,7 @@ Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Every field is read at each step, so that a change acts at the next one.
+    """Read at each iteration, so that a change acts at the next one; `seed` is read at the start.
 
     beta: >= 0; the price of KL (see the head of losses.py), in reward units a nat.
     kl_target: nats a completion, or None; with it beta is moved to hold the KL there.
@@ -156,8 +156,8 @@ def update(
         values = value_head(hidden)
         policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
         value_part = value_loss(values, old_values, returns, mask, config.value_clip)
-        optimizer.param_groups[1]["scale"] = config.value_learning_rate / config.learning_rate
-        descend(optimizer, config.learning_rate * share, [policy_part + value_part])
+        rates = config.learning_rate * share, config.value_learning_rate * share
+        descend(optimizer, rates, [policy_part + value_part])
         with torch.no_grad():
             log_ratio = logps - old_logps
             seen.append({
@@ -168,7 +168,8 @@ def update(
                 "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
                 "ratio": log_ratio.exp().max().item(),
             })  # fmt: skip
-    return {key: sum(part[key] for part in seen) / len(seen) for key in seen[0]}
+    means = {key: sum(part[key] for part in seen) / len(seen) for key in seen[0]}
+    return means | {"ratio": max(part["ratio"] for part in seen)}
 
 
 def describe(experience: Experience, beta: float) -> dict:
@@ -179,7 +180,7 @@ def describe(experience: Experience, beta: float) -> dict:
         "beta": beta,
         "reward": experience.scores.mean().item(),
         "kl": kl.mean().item(),
-        "kl_se": (kl.std() / len(kl) ** 0.5).item(),
+        "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
         "objective": (experience.scores.mean() - beta * kl.mean()).item(),
         "entropy": masked_mean(old.entropy, samples.batch.mask).item(),
         "length": samples.lengths.float().mean().item(),

@@ -13,7 +13,9 @@ from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Every field is read at each step, so that a change acts at the next one.
+    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+
+    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
 
     learning_rate: of AdamW.
     batch_size: pairs a step.
@@ -55,5 +57,5 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
         margin = torch.cat(margins)
         yield {
             "stage": "reward", "step": step, "steps": len(steps), "loss": loss,
-            "accuracy": (margin > 0).float().mean().item(), "margin": margin.mean().item(), "gradient_norm": norm,
+            "accuracy": ((margin > 0).float() + (margin == 0).float() / 2).mean().item(), "margin": margin.mean().item(), "gradient_norm": norm,
         }  # fmt: skip

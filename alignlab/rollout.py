@@ -88,18 +88,21 @@ def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: 
     tokens = torch.full((count, max_new_tokens), eos, device=device)
     logps = torch.zeros(count, max_new_tokens, device=device)
     alive = torch.arange(count, device=device)  # rows that have not ended; the others are not computed any more
+    running = torch.ones_like(alive, dtype=torch.bool)
     cache = None
     for step in range(max_new_tokens):
         hidden, cache = base.next_hidden(ids, attention, cache)
         logp = (base.logits(hidden).float() / temperature).log_softmax(-1)  # (A, V)
         chosen = draw(logp.exp(), generator)  # (A, 1)
+        chosen = torch.where(running[:, None], chosen, eos)
         tokens[alive, step] = chosen.squeeze(-1)
         logps[alive, step] = logp.gather(-1, chosen).squeeze(-1)
-        going = (chosen.squeeze(-1) != eos).nonzero().squeeze(-1)
+        running = chosen.squeeze(-1) != eos
+        going = running.nonzero().squeeze(-1)
         if len(going) == 0:
             break
         if len(going) < 0.8 * len(alive):
-            alive, chosen, attention = alive[going], chosen[going], attention[going]
+            alive, chosen, attention, running = alive[going], chosen[going], attention[going], running[going]
             cache.batch_select_indices(going)
         ids = chosen
         attention = torch.cat([attention, torch.ones_like(chosen)], dim=-1)

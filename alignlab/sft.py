@@ -13,7 +13,9 @@ from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Every field is read at each step, so that a change acts at the next one.
+    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+
+    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
 
     learning_rate: of AdamW; too high forgets, too low learns nothing.
     batch_size: demonstrations a step.
