@@ -4,6 +4,7 @@ Everything after this room sees one layout: (B, T) prompt and completion, right-
 completion tokens, EOS included.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -175,6 +176,14 @@ def _nth(text: str, marker: str, count: int) -> int:
 def write_lines(path: Path, records: Iterable[dict]) -> None:
     """Write a JSON Lines file, one object a line."""
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
+
+
+def fingerprint(*files: str | Path) -> str:
+    """Twelve hex digits of the files' contents, so that a run is never gone on with on other data; a hub name stands for itself."""
+    digest = hashlib.sha256()
+    for file in map(Path, files):
+        digest.update(file.read_bytes() if file.is_file() else str(file).encode())
+    return digest.hexdigest()[:12]
 
 
 def split_by_prompt(records: Sequence[dict], test_share: float, seed: int) -> tuple[list[dict], list[dict]]:

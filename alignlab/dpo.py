@@ -69,9 +69,10 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
         logps, reference = (torch.cat(column, dim=1) for column in zip(*seen, strict=True))
         chosen_reward, rejected_reward = beta * (logps - reference)
         margin = chosen_reward - rejected_reward
+        right = (margin > 0).float() + (margin == 0).float() / 2
         yield {
             "stage": "dpo", "step": step, "steps": len(steps), "beta": beta, "loss": loss,
-            "accuracy": ((margin > 0).float() + (margin == 0).float() / 2).mean().item(),
+            "accuracy": right.mean().item(),
             "margin": margin.mean().item(),
             "chosen_reward": chosen_reward.mean().item(), "rejected_reward": rejected_reward.mean().item(),
             "chosen_logps": logps[0].mean().item(), "rejected_logps": logps[1].mean().item(), "gradient_norm": norm,

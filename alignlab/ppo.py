@@ -46,7 +46,7 @@ class Config:
     seed: prompts, samples and minibatches.
     """
 
-    beta: float = 0.45
+    beta: float = 0.38
     kl_target: float | None = None
     kl_horizon: int = 5000
     clip_epsilon: float = 0.2

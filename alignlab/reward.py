@@ -55,7 +55,8 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
 
         loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
         margin = torch.cat(margins)
+        right = (margin > 0).float() + (margin == 0).float() / 2
         yield {
             "stage": "reward", "step": step, "steps": len(steps), "loss": loss,
-            "accuracy": ((margin > 0).float() + (margin == 0).float() / 2).mean().item(), "margin": margin.mean().item(), "gradient_norm": norm,
+            "accuracy": right.mean().item(), "margin": margin.mean().item(), "gradient_norm": norm,
         }  # fmt: skip

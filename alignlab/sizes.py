@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alignlab import dpo, ppo, reward, sft, world
-from alignlab.data import Text, data_folder, read_demonstrations, read_preferences, read_prompts, split_by_prompt
+from alignlab.data import Text, data_folder, fingerprint, read_demonstrations, read_preferences, read_prompts, split_by_prompt
 from alignlab.errors import UserError
 from alignlab.models import Base, load
 from alignlab.pairs import sample_pairs
@@ -26,6 +26,7 @@ class Size:
     samples, answers: of the reference, and of each policy, to each of the judge's prompts.
     centring: completions by which scores are centred; probe: completions by which DPO is watched while it trains.
     pair_limit: train on the first so many pairs.
+    data: fingerprint of what it was all made from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Size:
     centring: int = 512
     probe: int = 128
     pair_limit: int | None = None
+    data: str = ""
 
     def set_seed(self, seed: int) -> None:
         """One seed for every stage."""
@@ -58,7 +60,8 @@ class Size:
         """The settings, as `config.json` keeps them."""
         stages = {stage: asdict(getattr(self, stage)) for stage in ("sft", "reward", "ppo", "dpo")}
         plain = {
-            key: getattr(self, key) for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit")
+            key: getattr(self, key)
+            for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit", "data")
         }
         return {"size": plain.pop("name"), **plain, **stages}
 
@@ -77,6 +80,7 @@ def tiny(fast: bool = False) -> Size:
         certainty=_certainty,
         prompts=read_prompts(folder / "prompts.jsonl"), judge_prompts=read_prompts(folder / "prompts_test.jsonl")[:32],
         sft=sft.Config(), reward=reward.Config(), ppo=ppo.Config(), dpo=dpo.Config(),
+        data=fingerprint(folder / "base" / "model.safetensors", *sorted(folder.glob("*.jsonl"))),
     )  # fmt: skip
     if fast:
         size.samples, size.answers, size.ppo.iterations = 128, 16, size.ppo.iterations // 4
@@ -118,6 +122,7 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
                        batch_size=32 if fast else 64,
                        minibatch_size=16, epochs=2, **rules),
         rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=32 if fast else 64, probe=16,
+        data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
     )  # fmt: skip
     return size
 
@@ -151,6 +156,7 @@ def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = F
         ppo=ppo.Config(beta=0.05, learning_rate=2e-4, value_learning_rate=1e-3, iterations=4 if fast else 40, batch_size=16 if fast else 64,
                        minibatch_size=16, max_new_tokens=64),
         rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, pair_limit=256 if fast else None,
+        data=fingerprint(data, *([demonstrations] if demonstrations else [])),
     )  # fmt: skip
 
 
