@@ -140,3 +140,10 @@ def test_json_lines_have_one_object_a_line():
     for path in data_folder().glob("*.jsonl"):
         for line in path.read_text(encoding="utf-8").splitlines():
             assert isinstance(json.loads(line), dict)
+
+
+def test_the_data_sheet_counts_what_is_there():
+    sheet = (data_folder() / "README.md").read_text(encoding="utf-8")
+    for name in ("demonstrations", "prompts", "prompts_test", "preferences", "preferences_test"):
+        lines = len((data_folder() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        assert f"| `{name}.jsonl` | {lines:,} |" in sheet, name
