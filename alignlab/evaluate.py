@@ -43,7 +43,7 @@ def answer(
     policy: Policy,
     prompts: Sequence[Text],
     count: int,
-    gold: Score,
+    gold: Score | None,
     score: Score | None,
     *,
     max_new_tokens: int,
@@ -56,7 +56,7 @@ def answer(
     """Have a policy (or, with `reference`, the model it started from) answer each prompt `count` times, and judge it.
 
     Args:
-        gold: the judge; `score`: the reward model under study, or None.
+        gold: the judge; `score`: the reward model under study. Without one of them its column is 0.
         missing_eos_score: what replaces the reward model's score of an answer that did not end, as in PPO.
         rows: answers in memory at once.
     """
@@ -67,7 +67,7 @@ def answer(
         part: Completions = sample(policy, asked[first : first + rows], max_new_tokens, chance, temperature, reference)
         blank = torch.zeros(len(part))
         columns.append((
-            gold(part).cpu(),
+            blank if gold is None else gold(part).cpu(),
             blank if score is None else score_completions(score, part, missing_eos_score).cpu(),
             blank if reference else policy.score(part.batch, temperature).kl.sum(-1).cpu(),
             part.lengths.float().cpu(),

@@ -169,17 +169,11 @@ def training_figure(metrics: Sequence[dict]) -> Figure:
             points = [(record["step"], record[key]) for record in metrics if record["stage"] == stage and key in record]
             x, y = _columns(points)
             noisy = len(points) > 40
-            axes.plot(
-                x,
-                y,
-                color=COLOURS.get(stage, "#882288"),
-                lw=1.0 if noisy else 1.6,
-                ls=dash,
-                alpha=0.3 if noisy else 1,
-                marker="." if len(points) < 20 else None,
-            )
+            colour, name = COLOURS.get(stage, "#882288"), key.removesuffix("_logps")
             if noisy:
-                axes.plot(x, _smooth(y), color=COLOURS.get(stage, "#882288"), lw=1.8, ls=dash, label=key.removesuffix("_logps"))
+                axes.plot(x, y, color=colour, lw=1, ls=dash, alpha=0.3)
+                y = _smooth(y)
+            axes.plot(x, y, color=colour, lw=1.8, ls=dash, marker="." if len(points) < 20 else None, label=name)
         if len(keys) > 1:
             axes.legend(fontsize=7, frameon=False)
         axes.set_title(title, fontsize=9, loc="left", color=INK)

@@ -72,9 +72,7 @@ def test_adapters_load_in_plain_peft_and_the_reward_model_scores_alike(fast_run)
     from alignlab.models import RewardModel, load
 
     base = load(fast_run / "sft")
-    ours = RewardModel.load(base, fast_run / "reward").scores(
-        collate([Example([], ids[0].tolist())], tokenizer.pad_token_id, base.device)
-    )
+    ours = RewardModel.load(base, fast_run / "reward").scores(collate([Example([], ids[0].tolist())], tokenizer.pad_token_id, base.device))
     head = AutoModelForSequenceClassification.from_pretrained(fast_run / "sft", num_labels=1)
     head.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
@@ -109,7 +107,7 @@ def test_own_model_and_data_run_through_the_whole_path(fast_run, tmp_path):
 MISTAKES = {
     "unknown option": (["run", "--betta", "1"], "betta"),
     "unknown command": (["runn"], "runn"),
-    "beta not a number": (["run", "--beta", "much"], "much"),
+    "beta not a number": (["run", "--beta", "much"], "--beta"),
     "beta below 0": (["run", "--beta", "-0.1"], "beta must be >= 0 for PPO, got -0.1"),
     "beta 0 for DPO": (["run", "--dpo-beta", "0"], "beta must be > 0 for DPO, got 0"),
     "beta not a number at all": (["run", "--beta", "nan"], "beta must be >= 0 for PPO, got nan"),

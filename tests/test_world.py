@@ -81,7 +81,9 @@ def test_train_and_test_share_no_prompt_and_pairs_are_sound():
     folder = data_folder()
     train, test = read_preferences(folder / "preferences.jsonl"), read_preferences(folder / "preferences_test.jsonl")
     assert len(train) >= 5000 and len(test) >= 1000
-    seen = set(read_prompts(folder / "prompts.jsonl")) | {record["prompt"] for record in read_demonstrations(folder / "demonstrations.jsonl")}
+    seen = set(read_prompts(folder / "prompts.jsonl")) | {
+        record["prompt"] for record in read_demonstrations(folder / "demonstrations.jsonl")
+    }
     assert {pair["prompt"] for pair in train} <= seen
     assert not seen & {pair["prompt"] for pair in test}
     assert not seen & set(read_prompts(folder / "prompts_test.jsonl"))
