@@ -63,7 +63,7 @@ def base_texts(seed: int) -> Iterator[tuple[str | None, str, bool]]:
             yield request.prompt, world.write_ramble(rng, request), rng.random() < 0.5
 
 
-def pretrain(tokenizer, steps: int = 1600, batch_size: int = 64, learning_rate: float = 4e-3, seed: int = 0) -> LlamaForCausalLM:
+def pretrain(tokenizer, steps: int = 1500, batch_size: int = 64, learning_rate: float = 4e-3, seed: int = 0) -> LlamaForCausalLM:
     """The base model, from scratch on `base_texts`; about 5 minutes on 2 cores."""
     torch.manual_seed(seed)
     config = LlamaConfig(
