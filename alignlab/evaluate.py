@@ -56,7 +56,8 @@ def answer(
     """Have a policy (or, with `reference`, the model it started from) answer each prompt `count` times, and judge it.
 
     Args:
-        gold: the judge; `score`: the reward model under study. Without one of them its column is 0.
+        gold: the judge, or None where nothing better than `score` is known: then that judges, missing-EOS rule included.
+        score: the reward model under study, or None; its column is 0 then.
         missing_eos_score: what replaces the reward model's score of an answer that did not end, as in PPO.
         rows: answers in memory at once.
     """
@@ -66,9 +67,10 @@ def answer(
     for first in range(0, len(asked), rows):
         part: Completions = sample(policy, asked[first : first + rows], max_new_tokens, chance, temperature, reference)
         blank = torch.zeros(len(part))
+        scores = blank if score is None else score_completions(score, part, missing_eos_score).cpu()
         columns.append((
-            blank if gold is None else gold(part).cpu(),
-            blank if score is None else score_completions(score, part, missing_eos_score).cpu(),
+            scores if gold is None else gold(part).cpu(),
+            scores,
             blank if reference else policy.score(part.batch, temperature).kl.sum(-1).cpu(),
             part.lengths.float().cpu(),
             part.stopped.float().cpu(),
@@ -81,16 +83,16 @@ def answer(
 class Plane:
     """The reward-KL plane of one reference: curves from its samples, and policies measured against them."""
 
-    def __init__(self, reference: Answers, has_scores: bool = True, seed: int = 0):
+    def __init__(self, reference: Answers, seed: int = 0):
         """`reference`: many answers a prompt (512 or more), since every curve is made of them."""
         prompts = len(reference.prompts)
         chance = torch.Generator().manual_seed(seed)
         drawn = torch.randint(prompts, (RESAMPLES, prompts), generator=chance)
         resampled = torch.zeros(RESAMPLES, prompts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         self.counts = torch.cat([torch.ones(1, prompts, dtype=torch.float64), resampled])  # (R + 1, P); row 0 is the data itself
-        self.reference, self.has_scores = reference, has_scores
+        self.reference = reference
         self.frontier = exact.frontier(reference.gold)
-        self.reach = exact.frontier(reference.scores, reference.gold) if has_scores else None
+        self.reach = exact.frontier(reference.scores, reference.gold)
         self.sd = reference.gold.std().item()
 
     def mean(self, values: Tensor) -> Tensor:
@@ -111,14 +113,14 @@ class Plane:
     def efficiencies(self, answers: Answers) -> dict[str, Measured | None]:
         """Gold efficiency = reward-model efficiency x optimiser efficiency; None where they do not apply."""
         kl, gain = self.mean(answers.kl), self.mean(answers.gold) - self.mean(self.reference.gold)
-        best = self.gain_on(self.frontier, kl)
-        measurable = kl[0] >= LEAST_KL
-        result = {"gold_efficiency": interval(gain / best) if measurable else None}
-        if self.reach is not None:
-            reached = self.gain_on(self.reach, kl)
-            result["reward_model_efficiency"] = interval(reached / best) if measurable else None
-            result["optimiser_efficiency"] = interval(gain / reached) if measurable else None
-        return result
+        if kl[0] < LEAST_KL:
+            return dict.fromkeys(("gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"))
+        best, reached = self.gain_on(self.frontier, kl), self.gain_on(self.reach, kl)
+        return {
+            "gold_efficiency": interval(gain / best),
+            "reward_model_efficiency": interval(reached / best),
+            "optimiser_efficiency": interval(gain / reached),
+        }
 
     def win_rate(self, gold: Tensor) -> Tensor:
         """Share of a policy's answers (P, M) that beat the reference's to the same prompt, ties counting half: (P, M)."""
@@ -130,54 +132,56 @@ class Plane:
     def policy(self, answers: Answers) -> dict:
         """One policy's row of the comparison."""
         return {
-            "gold": self.measure(answers.gold),
-            "kl": self.measure(answers.kl),
-            "win_rate": self.measure(self.win_rate(answers.gold)),
-            "gain_sd": interval((self.mean(answers.gold) - self.mean(self.reference.gold)) / self.sd),
-            **self.efficiencies(answers),
-            "length": self.measure(answers.length),
-            "stop_rate": self.measure(answers.stopped),
+            **self._row(answers, self.win_rate(answers.gold)),
             "distinct_2": self.measure(torch.tensor([distinct(texts[:DISTINCT_OF], 2) for texts in answers.texts])),
         }
 
     def best_of(self, n: int) -> dict:
         """The row of best-of-n by the reward model, worked out from the reference's samples; KL is the bound of `exact`."""
-        scores, kl = self.reference.scores, torch.full((len(self.reference.prompts),), exact.best_of_n_kl(n))
-        gold, length, stopped, win = (
-            exact.best_of_n(scores, values, n)
-            for values in (self.reference.gold, self.reference.length, self.reference.stopped, self.win_rate(self.reference.gold))
+        ours, kl = self.reference, torch.full((len(self.reference.prompts),), exact.best_of_n_kl(n))
+        gold, length, stopped, wins = (
+            exact.best_of_n(ours.scores, values, n) for values in (ours.gold, ours.length, ours.stopped, self.win_rate(ours.gold))
         )
-        chosen = Answers(self.reference.prompts, [], gold, scores, kl, length, stopped)
+        return {**self._row(Answers(ours.prompts, [], gold, ours.scores, kl, length, stopped), wins), "distinct_2": None}
+
+    def _row(self, answers: Answers, wins: Tensor) -> dict:
+        """What every row holds, from values (P,) or (P, M)."""
         return {
-            "gold": self.measure(gold), "kl": self.measure(kl), "win_rate": self.measure(win),
-            "gain_sd": interval((self.mean(gold) - self.mean(self.reference.gold)) / self.sd),
-            **self.efficiencies(chosen), "length": self.measure(length), "stop_rate": self.measure(stopped), "distinct_2": None,
-        }  # fmt: skip
+            "gold": self.measure(answers.gold),
+            "kl": self.measure(answers.kl),
+            "win_rate": self.measure(wins),
+            "gain_sd": interval((self.mean(answers.gold) - self.mean(self.reference.gold)) / self.sd),
+            **self.efficiencies(answers),
+            "length": self.measure(answers.length),
+            "stop_rate": self.measure(answers.stopped),
+        }
 
     def curves(self) -> dict[str, list]:
         """Points [kl, gold] of each curve."""
-        ones = self.counts[0]
-        result = {"frontier": _points(*self.frontier.curve(ones), self.frontier.shown(LEAST_SIZE)),
-                  "frontier_pooled": _points(*self.frontier.pooled(ones), self.frontier.shown(LEAST_SIZE))}  # fmt: skip
-        if self.reach is not None:
-            result["reach"] = _points(*self.reach.curve(ones), self.reach.shown(LEAST_SIZE))
-            result["best_of_n"] = [
-                [exact.best_of_n_kl(n), self.best_of(n)["gold"][0]] for n in BEST_OF if n <= self.reference.gold.shape[1] // 4
-            ]
-        return result
+        ones, shown = self.counts[0], self.frontier.shown(LEAST_SIZE)
+        return {
+            "frontier": _points(*self.frontier.curve(ones), shown),
+            "frontier_pooled": _points(*self.frontier.pooled(ones), shown),
+            "reach": _points(*self.reach.curve(ones), self.reach.shown(LEAST_SIZE)),
+            "best_of_n": [
+                [exact.best_of_n_kl(n), self.measure(exact.best_of_n(self.reference.scores, self.reference.gold, n))[0]]
+                for n in BEST_OF
+                if n <= self.reference.gold.shape[1] // 4
+            ],
+        }
 
     def alarm(self, name: str, answers: Answers) -> str | None:
         """A message where a policy lies above the pooled frontier beyond its interval: nothing can, so something is wrong."""
         x, y = self.frontier.pooled(self.counts)
         above = interval(self.mean(answers.gold) - interpolate(self.mean(answers.kl), x, y))
-        if above[1] > 0:  # False for NaN: beyond the curve there is no telling
+        if above is not None and above[1] > 0:  # None beyond the curve, where there is no telling
             return f"{name} lies {above[0]:.2f} above the best that any policy can do at its KL: something is measured wrongly"
         return None
 
 
 def interval(draws: Tensor) -> Measured | None:
-    """[value, low, high]: the first draw, and the middle 95% of the others; None where the value is not a number."""
-    if not torch.isfinite(draws[0]):
+    """[value, low, high]: the first draw, and the middle 95% of the others; None where it, or too many of them, are no numbers."""
+    if not torch.isfinite(draws[0]) or torch.isfinite(draws[1:]).double().mean() < 0.975:
         return None
     low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return [draws[0].item(), low, high]

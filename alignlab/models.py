@@ -80,9 +80,8 @@ class Base:
     def policy(self, name: str = "policy", rank: int | None = 16, seed: int = 0) -> "Policy":
         """A policy that starts as this base: a LoRA adapter of that rank, or a full copy for `rank=None`."""
         if rank is None:
-            network = self._plain_copy().requires_grad_(True)
-            own = Base.__new__(Base)
-            own.network, own.tokenizer, own._adapters = network, self.tokenizer, None
+            own = Base(self._plain_copy(), self.tokenizer)
+            own.network.requires_grad_(True)
             return Policy(own, None, reference=self)
         self.add_adapter(name, rank, seed)
         return Policy(self, name, reference=self)

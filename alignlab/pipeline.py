@@ -10,6 +10,7 @@ import torch
 
 from alignlab import dpo, evaluate, ppo, reward, sft
 from alignlab.data import read_preferences, write_lines
+from alignlab.errors import UserError
 from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, ValueHead, load
 from alignlab.ppo import Score
@@ -41,14 +42,11 @@ class Pipeline:
     @cached_property
     def pairs(self) -> tuple[list[dict], list[dict]]:
         """Training and test pairs; they share no prompt."""
-        for name in ("preferences.jsonl", "preferences_test.jsonl"):
-            if not self.run.finished(name):
-                reference = self.reference
-                parts = dict(zip(("preferences.jsonl", "preferences_test.jsonl"), self.size.pairs(reference, self.seed), strict=True))
-                for file, records in parts.items():
-                    self.run.write(file, lambda path, records=records: write_lines(path, records))
-                break
-        train, test = (read_preferences(self.run.folder / name) for name in ("preferences.jsonl", "preferences_test.jsonl"))
+        names = ("preferences.jsonl", "preferences_test.jsonl")
+        if not all(map(self.run.finished, names)):
+            for name, records in zip(names, self.size.pairs(self.reference, self.seed), strict=True):
+                self.run.write(name, lambda path, records=records: write_lines(path, records))
+        train, test = (read_preferences(self.run.folder / name) for name in names)
         return train[: self.size.pair_limit], test
 
     @cached_property
@@ -68,7 +66,13 @@ class Pipeline:
         chance = torch.Generator().manual_seed(self.seed)
         asked = [prompts[i] for i in torch.randint(len(prompts), (self.size.centring,), generator=chance).tolist()]
         samples = self._answer(None, asked, 1, lambda completions: model.score_all(completions.batch))
-        centre = samples.scores[samples.stopped.bool()].mean().item()
+        ended = samples.stopped.bool()
+        if not ended.any():
+            raise UserError(
+                f"none of the SFT model's {ended.numel()} answers ended within {self.size.ppo.max_new_tokens} tokens, so there is "
+                "nothing to score; give more or shorter demonstrations with --demonstrations"
+            )
+        centre = samples.scores[ended].mean().item()
         return lambda completions: model.score_all(completions.batch) - centre
 
     @cached_property
@@ -113,6 +117,9 @@ class Pipeline:
         rows = {"sft": plane.policy(plane.reference), "best_of_16": plane.best_of(16)}
         rows |= {name: plane.policy(answers) for name, answers in trained.items()}
         rows["dpo"]["optimiser_efficiency"] = rows["dpo"]["reward_model_efficiency"] = None  # DPO never saw this reward model
+        if self.size.gold is None:  # the reward model judges itself
+            for row in rows.values():
+                row["reward_model_efficiency"] = None
         for name, row in rows.items():
             row |= self._cost(name)
         margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.size.reward.max_length)
@@ -180,7 +187,7 @@ class Pipeline:
         """Answers under the rules that serve every policy and every curve; None for the reference."""
         rules = self.size.ppo
         return evaluate.answer(
-            policy or Policy(self.reference, None, self.reference), prompts, count, self.size.gold or score, score,
+            policy or Policy(self.reference, None, self.reference), prompts, count, self.size.gold, score,
             max_new_tokens=rules.max_new_tokens, temperature=rules.temperature, missing_eos_score=rules.missing_eos_score,
             seed=self.seed, reference=policy is None,
         )  # fmt: skip

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Sequence
 
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -126,8 +127,6 @@ def _columns(points: Sequence) -> tuple:
 
 
 def _interpolated(points: Sequence, at: Sequence[float]) -> list[float]:
-    import numpy
-
     return numpy.interp(at, *_columns(points)).tolist()
 
 
@@ -244,14 +243,16 @@ def verdict(comparison: dict) -> list[str]:
         accuracy += f"; a perfect judge would order {reward_model['bayes_accuracy'][0]:.0%}, so its skill is {reward_model['skill'][0]:.0%}"
     words.append(accuracy + ".")
     ppo = rows["ppo"]
-    if ppo["gold_efficiency"] is not None and ppo.get("reward_model_efficiency") is not None and ppo["optimiser_efficiency"] is not None:
-        judge, optimiser = ppo["reward_model_efficiency"][0], ppo["optimiser_efficiency"][0]
-        blame = "the judge" if judge < optimiser else "the optimiser"
-        words.append(
-            f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy = {judge:.0%} (reward model) x "
-            f"{optimiser:.0%} (optimiser): "
-            f"more was lost by {blame}."
-        )
+    if ppo["gold_efficiency"] is not None:
+        reached = f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy"
+        judge, optimiser = ppo["reward_model_efficiency"], ppo["optimiser_efficiency"]
+        if comparison["judge"]["kind"] == "reward_model":
+            words.append(f"{reached} in the eyes of the reward model, which is the only judge here.")
+        elif judge is None or optimiser is None:
+            words.append(f"{reached}; the samples do not show how that splits into judge and optimiser.")
+        else:
+            blame = "the judge" if judge[0] < optimiser[0] else "the optimiser"
+            words.append(f"{reached} = {judge[0]:.0%} (reward model) x {optimiser[0]:.0%} (optimiser): more was lost by {blame}.")
     elif ppo["kl"][0] < 0.5:
         words.append("PPO moved less than 0.5 nats, too little for an efficiency to mean anything.")
     else:

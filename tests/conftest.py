@@ -1,5 +1,6 @@
 """One bundled run, made once a test session, for all tests that look at finished runs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,8 @@ torch.set_num_threads(2)
 
 def alignlab(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     """The command line, as a user calls it, without a network."""
-    import os
-
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "alignlab.cli", *words], cwd=cwd, capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([sys.executable, "-m", "alignlab.cli", *words], cwd=cwd, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="session")
