@@ -108,10 +108,18 @@ def write_grammar(folder: Path) -> None:
     data.write_lines(folder / "demonstrations.jsonl", records)
     data.write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
     data.write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
-    english = [f"Write a one-sentence review of a {genre} about {topic}." for genre in world.GENRES for topic in world.TOPICS]
+    english = [_english(genre, topic) for genre in world.GENRES for topic in world.TOPICS]
     english.sort(key=lambda prompt: rng.random())
     data.write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
     data.write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
+
+
+def _english(genre: str, topic: str) -> list[dict]:
+    """A request that a small instruct model answers with a short review, in nine of ten cases."""
+    return [
+        {"role": "system", "content": "You write short film reviews."},
+        {"role": "user", "content": f"Review, in one sentence, a {genre} about {topic}."},
+    ]
 
 
 def write_pairs(folder: Path) -> None:

@@ -118,10 +118,13 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
         raise UserError(f"beta must be >= 0 for PPO, got {ppo_beta:g}; a larger beta stays nearer to the SFT model")
     if dpo_beta is not None and not dpo_beta > 0:
         raise UserError(f"beta must be > 0 for DPO, got {dpo_beta:g}; try 0.1 to 1, or set PPO's alone with --ppo-beta")
+    from transformers.utils.logging import disable_progress_bar
+
     from alignlab.pipeline import Pipeline
     from alignlab.runs import Run
     from alignlab.sizes import choose
 
+    disable_progress_bar()  # of loading, which would stand between ours
     settings = choose(size, model, data, demonstrations, fast)
     settings.set_seed(seed)
     name = [settings.name, *(["fast"] if fast else [])]
@@ -147,13 +150,13 @@ def _progress():
     def watch(metrics: dict) -> None:
         stage = metrics["stage"]
         if stage not in bars:
-            bars[stage] = tqdm(total=metrics["steps"], desc=f"{stage:>8}", unit="step", leave=True, dynamic_ncols=True)
+            bars[stage] = tqdm(total=metrics["steps"], desc=f"{stage:>9}", unit="", leave=True, dynamic_ncols=True)
         shown = {key: f"{metrics[key]:.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics}
         bars[stage].set_postfix(shown, refresh=False)
         if not metrics.get("partial"):
-            bars[stage].update()
+            bars[stage].update(metrics["step"] + 1 - bars[stage].n)
         if bars[stage].n == metrics["steps"]:
-            bars[stage].close()
+            bars.pop(stage).close()
 
     return watch, tqdm.write
 

@@ -5,7 +5,7 @@ All policies answer the same P prompts under the same sampling rules. Every meas
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ def answer(
     seed: int,
     reference: bool = False,
     rows: int = 1024,
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Have a policy (or, with `reference`, the model it started from) answer each prompt `count` times, and judge it.
 
@@ -60,6 +61,7 @@ def answer(
         score: the reward model under study, or None; its column is 0 then.
         missing_eos_score: what replaces the reward model's score of an answer that did not end, as in PPO.
         rows: answers in memory at once.
+        watch: called with how many answers are done, of how many.
     """
     chance = torch.Generator(policy.device).manual_seed(seed)
     asked = [prompt for prompt in prompts for _ in range(count)]
@@ -76,6 +78,7 @@ def answer(
             part.stopped.float().cpu(),
         ))  # fmt: skip
         texts += part.texts
+        watch(len(texts), len(asked))
     stacked = [torch.cat(column).view(len(prompts), count) for column in zip(*columns, strict=True)]
     return Answers(list(prompts), [texts[i : i + count] for i in range(0, len(texts), count)], *stacked)
 

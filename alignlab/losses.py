@@ -29,9 +29,13 @@ def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
     """
     if logits.shape[:-1] != ids.shape:
         raise ValueError(f"logits {tuple(logits.shape)} must be (B, T, V) for ids (B, T) {tuple(ids.shape)}")
-    predicting = logits[:, :-1].float()  # (B, T-1, V)
-    chosen = predicting.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1)
-    return F.pad(chosen - predicting.logsumexp(-1), (1, 0))  # (B, T)
+    return F.pad(picked_logps(logits[:, :-1], ids[:, 1:]), (1, 0))  # (B, T)
+
+
+def picked_logps(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of each id under the logits in the same place, without any shift: (..., V), (...) -> (...) float32, nats."""
+    logits = logits.float()
+    return logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def sequence_logps(token_logps: Tensor, mask: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Base:
         """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0)."""
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that changed
+            warnings.simplefilter("ignore")  # peft tells which adapter it activates meanwhile, and of a name that changed in transformers
             torch.manual_seed(seed)
             if self._adapters is None:
                 self._adapters = get_peft_model(self.network, config, adapter_name=name)
@@ -104,6 +104,7 @@ class Base:
                 self._adapters.add_adapter(name, config)
             else:
                 self._adapters.add_adapter(name, config)
+        self._adapters.set_adapter(name)  # where the only adapter was replaced, peft leaves none active
         self.network.eval()
 
     @contextmanager
@@ -217,15 +218,12 @@ class Policy:
     def parameters(self) -> list[nn.Parameter]:
         return self.base.parameters(self.adapter)
 
-    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass with gradient: completion log-probs (B, T), entropies (B, T), hidden states (B, T, D)."""
+    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """One pass with gradient: completion log-probs (B, T), hidden states (B, T, D)."""
         with self.base.using(self.adapter):
             hidden = self.base.hidden(batch.ids, batch.attention)
-            logits, start = self._completion_logits(self.base, hidden, batch, temperature)
-        logps = F.pad(losses.token_logps(logits, batch.ids[:, start:]), (start, 0))
-        with torch.no_grad():
-            entropy = _align(losses.entropy(logits.detach()), start)
-        return losses.masked(logps, batch.mask), losses.masked(entropy, batch.mask), hidden
+            logits = self._logits(self.base, hidden, batch, temperature)
+        return _spread(losses.picked_logps(logits, batch.ids[batch.mask.bool()]), batch), hidden
 
     def logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """Log-probability of each completion token, with gradient: (B, T), 0 outside completions."""
@@ -239,9 +237,9 @@ class Policy:
     def _reference_logps(self, batch: Batch, temperature: float, width: int) -> Tensor:
         with self.reference.using(None):
             hidden = self.reference.hidden(batch.ids, batch.attention)
-            logits, start = self._completion_logits(self.reference, hidden, batch, temperature)
-        logps = F.pad(losses.token_logps(logits, batch.ids[:, start:]), (start, 0))
-        return F.pad(losses.masked(logps, batch.mask), (0, width - batch.ids.shape[1]))
+            logits = self._logits(self.reference, hidden, batch, temperature)
+        logps = _spread(losses.picked_logps(logits, batch.ids[batch.mask.bool()]), batch)
+        return F.pad(logps, (0, width - batch.ids.shape[1]))
 
     @torch.no_grad()
     def score(self, batch: Batch, temperature: float = 1.0) -> Scored:
@@ -251,24 +249,23 @@ class Policy:
         for part in self._parts(batch):
             with self.base.using(self.adapter):
                 hidden = self.base.hidden(part.ids, part.attention)
-                logits, start = self._completion_logits(self.base, hidden, part, temperature)
+                logits = self._logits(self.base, hidden, part, temperature)
             with self.reference.using(None):
                 ref_hidden = self.reference.hidden(part.ids, part.attention)
-                ref_logits, _ = self._completion_logits(self.reference, ref_hidden, part, temperature)
-            ids, fill = part.ids[:, start:], (0, width - part.ids.shape[1])
+                ref_logits = self._logits(self.reference, ref_hidden, part, temperature)
+            ids, fill = part.ids[part.mask.bool()], (0, width - part.ids.shape[1])
             columns = (
-                F.pad(losses.token_logps(logits, ids), (start, 0)),
-                F.pad(losses.token_logps(ref_logits, ids), (start, 0)),
-                _align(losses.exact_kl(logits, ref_logits), start),
-                _align(losses.entropy(logits), start),
+                losses.picked_logps(logits, ids),
+                losses.picked_logps(ref_logits, ids),
+                losses.exact_kl(logits, ref_logits),
+                losses.entropy(logits),
             )
-            parts.append([F.pad(losses.masked(column, part.mask), fill) for column in columns] + [F.pad(hidden, (0, 0, *fill))])
+            parts.append([F.pad(_spread(column, part), fill) for column in columns] + [F.pad(hidden, (0, 0, *fill))])
         return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _completion_logits(self, base: Base, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, int]:
-        """Logits from the first completion token of the batch on, so that none are made for prompts: (B, T - start, V), start."""
-        start = max(int(batch.mask.argmax(-1).min()) - 1, 0)
-        return base.logits(hidden[:, start:]) / temperature, start
+    def _logits(self, base: Base, hidden: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """What predicts the N completion tokens of the batch, one row a token; none for prompts and padding: (N, V)."""
+        return base.logits(hidden[:, :-1][batch.mask[:, 1:].bool()]) / temperature
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         rows = max(1, SCORING_ELEMENTS // (batch.ids.shape[1] * self.base.network.config.vocab_size))
@@ -338,7 +335,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden state at t - 1."""
-        return _align(self.layers(hidden.detach().float()).squeeze(-1), 0)
+        return F.pad(self.layers(hidden.detach().float()).squeeze(-1)[:, :-1], (1, 0))
 
 
 def positions(attention: Tensor) -> Tensor:
@@ -346,9 +343,9 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(-1) - 1).clamp(min=0)
 
 
-def _align(after: Tensor, start: int) -> Tensor:
-    """Move what was computed at t - 1 to the token t that it is about, and put `start` columns before it."""
-    return F.pad(after[:, :-1], (start + 1, 0))
+def _spread(values: Tensor, batch: Batch) -> Tensor:
+    """Values of the N completion tokens, back in their places: (N,) -> (B, T), 0 elsewhere."""
+    return torch.zeros(batch.mask.shape, device=values.device).masked_scatter(batch.mask.bool(), values)
 
 
 def _separate_pad(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,7 @@ from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, ValueHead, load
 from alignlab.ppo import Score
 from alignlab.runs import Run
-from alignlab.sizes import Size
+from alignlab.sizes import Progress, Size
 
 Watch = Callable[[dict], None]  # sees every metrics dict, as it comes
 
@@ -33,7 +33,7 @@ class Pipeline:
         """The SFT model: where both pipelines start, and what KL is measured to."""
         if not self.run.finished("sft"):
             base = self.size.load()
-            demonstrations = self.size.demonstrations(base, self.seed)
+            demonstrations = self.size.demonstrations(base, self.seed, self._progress("demos"))
             policy = base.policy("sft", self.size.rank, self.seed)
             self._train("sft", f"SFT on {len(demonstrations)} demonstrations", sft.train(policy, demonstrations, self.size.sft))
             self.run.write("sft", base.merge("sft").save)
@@ -44,7 +44,7 @@ class Pipeline:
         """Training and test pairs; they share no prompt."""
         names = ("preferences.jsonl", "preferences_test.jsonl")
         if not all(map(self.run.finished, names)):
-            for name, records in zip(names, self.size.pairs(self.reference, self.seed), strict=True):
+            for name, records in zip(names, self.size.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
                 self.run.write(name, lambda path, records=records: write_lines(path, records))
         train, test = (read_preferences(self.run.folder / name) for name in names)
         return train[: self.size.pair_limit], test
@@ -65,7 +65,7 @@ class Pipeline:
         model, prompts = self.reward_model, self.size.prompts
         chance = torch.Generator().manual_seed(self.seed)
         asked = [prompts[i] for i in torch.randint(len(prompts), (self.size.centring,), generator=chance).tolist()]
-        samples = self._answer(None, asked, 1, lambda completions: model.score_all(completions.batch))
+        samples = self._answer(None, asked, 1, lambda completions: model.score_all(completions.batch), "centring")
         ended = samples.stopped.bool()
         if not ended.any():
             raise UserError(
@@ -104,11 +104,11 @@ class Pipeline:
     def plane(self) -> evaluate.Plane:
         """The reward-KL plane, from many answers of the SFT model to the judge's prompts."""
         self.say(f"judge: {self.size.samples} answers of the SFT model to each of {len(self.size.judge_prompts)} prompts")
-        return evaluate.Plane(self._answer(None, self.size.judge_prompts, self.size.samples, self.score))
+        return evaluate.Plane(self._answer(None, self.size.judge_prompts, self.size.samples, self.score, "judge"))
 
     def answers(self, policy: Policy) -> evaluate.Answers:
         """A policy's answers to the judge's prompts."""
-        return self._answer(policy, self.size.judge_prompts, self.size.answers, self.score)
+        return self._answer(policy, self.size.judge_prompts, self.size.answers, self.score, f"judge {policy.adapter or 'policy'}")
 
     def compare(self) -> dict:
         """Both policies, SFT and best-of-16 on one plane: what `comparison.json` holds."""
@@ -179,17 +179,23 @@ class Pipeline:
                     metrics["gold"] = seen.gold.mean().item()
             yield metrics
 
+    def _progress(self, title: str | None) -> Progress:
+        """Shows how far some sampling is, as the stages do with their steps."""
+        if title is None:
+            return lambda done, total: None
+        return lambda done, total: self.watch({"stage": title, "step": done - 1, "steps": total})
+
     def _adapter(self, name: str) -> Policy:
         self.reference.load_adapter(name, self.run.folder / name)
         return Policy(self.reference, name, self.reference)
 
-    def _answer(self, policy: Policy | None, prompts, count: int, score: Score | None) -> evaluate.Answers:
+    def _answer(self, policy: Policy | None, prompts, count: int, score: Score | None, title: str | None = None) -> evaluate.Answers:
         """Answers under the rules that serve every policy and every curve; None for the reference."""
         rules = self.size.ppo
         return evaluate.answer(
             policy or Policy(self.reference, None, self.reference), prompts, count, self.size.gold, score,
             max_new_tokens=rules.max_new_tokens, temperature=rules.temperature, missing_eos_score=rules.missing_eos_score,
-            seed=self.seed, reference=policy is None,
+            seed=self.seed, reference=policy is None, rows=self.size.rows, watch=self._progress(title),
         )  # fmt: skip
 
 

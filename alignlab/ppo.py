@@ -152,7 +152,7 @@ def update(
         old_logps, advantages, returns, old_values = (
             tensor[rows, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
         )
-        logps, _, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
+        logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
         values = value_head(hidden)
         policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
         value_part = value_loss(values, old_values, returns, mask, config.value_clip)

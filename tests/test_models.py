@@ -169,7 +169,7 @@ def test_the_value_of_a_token_sees_only_what_stood_before_it():
 def test_the_value_head_sends_no_gradient_into_the_policy():
     policy = shaken(build("llama").policy(rank=2))
     head = shaken(ValueHead(policy.base))
-    head(policy.forward(batch_of(policy, random_examples(policy)))[2]).sum().backward()
+    head(policy.forward(batch_of(policy, random_examples(policy)))[1]).sum().backward()
     assert all(parameter.grad is None for parameter in policy.base.network.parameters())
     assert all(parameter.grad is not None for parameter in head.parameters())
 
@@ -219,10 +219,12 @@ def test_a_full_copy_trains_the_weights_and_nothing_that_other_roles_added():
     assert sizes[0] == sizes[1]
 
 
-def test_a_role_asked_for_again_starts_anew_and_can_learn():
+@pytest.mark.parametrize("others", [True, False], ids=["beside another", "alone"])
+def test_a_role_asked_for_again_starts_anew_and_can_learn(others):
     base = build("gpt2")
     shaken(base.policy("policy", rank=2))
-    base.reward_model(rank=2)
+    if others:
+        base.reward_model(rank=2)
     policy = base.policy("policy", rank=2)
     batch = batch_of(policy, random_examples(policy))
     torch.testing.assert_close(policy.logps(batch), policy.reference_logps(batch), **near)
