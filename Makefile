@@ -6,12 +6,12 @@ READY := $(VENV)/.ready
 # For the smaller CPU-only torch: make run TORCH_INDEX=<the CPU index named on pytorch.org, "Get started">
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-fast test-trl lab data benchmark clean
+.PHONY: run test test-fast test-trl test-kernels lab data benchmark clean
 
 run: $(READY)
 	$(BIN)/alignlab run
 
-test: $(READY)
+test: $(READY) .venv-colab/.ready
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)
@@ -39,6 +39,16 @@ test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready
 	.venv-trl-$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
+# Colab's kernel and widgets, over the packages of $(VENV): live training must work there too (make test runs both).
+test-kernels: $(READY) .venv-colab/.ready
+	$(BIN)/python -m pytest tests/test_kernels.py
+
+.venv-colab/.ready: tests/requirements-colab-kernel.txt $(READY)
+	$(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install --quiet -r $<
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$(.venv-colab/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/over.pth"
+	touch $@
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'alignlab needs Python >= 3.11; this is ' + sys.version.split()[0] + ': make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl-* runs build dist
+	rm -rf $(VENV) .venv-trl-* .venv-colab runs build dist

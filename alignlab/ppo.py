@@ -88,7 +88,7 @@ def train(
     nothing is learned from it.
 
     Metrics: reward (mean score), kl and kl_se (exact, nats a completion), objective = reward - beta * kl, entropy, length, stop_rate,
-    loss, value_loss, explained_variance, clip_fraction, ratio (largest), approx_kl (to the policy that sampled), samples.
+    loss, value_loss, explained_variance, clip_fraction, ratio (largest), approx_kl (to the policy that sampled), samples (see `tell`).
     """
     chance = torch.Generator(policy.device).manual_seed(config.seed)
     order = torch.Generator().manual_seed(config.seed)
@@ -109,6 +109,7 @@ def train(
             if last:
                 break
             yield {**metrics, "partial": True}
+        metrics["samples"] = tell(policy, experience, config)
         if config.kl_target is not None:
             config.beta = adapt_beta(config.beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
         yield metrics
@@ -187,3 +188,33 @@ def describe(experience: Experience, beta: float) -> dict:
         "stop_rate": samples.stopped.float().mean().item(),
         "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
     }
+
+
+@torch.no_grad()
+def tell(policy: Policy, experience: Experience, config: Config, count: int = 2) -> list[dict]:
+    """The first completions token by token, with all that PPO made of them, as lists of equal length beside `prompt` and `text`.
+
+    tokens; log_ratio to the reference, reward (shaped), value and advantage (normalised) as they were when sampled; clipped: whether
+    the ratio to the policy that sampled has by now left the clip on the side that pays, so that the token's gradient is zero.
+    """
+    samples, old = experience.samples, experience.old
+    rows = torch.arange(min(count, len(samples)), device=policy.device)
+    batch = samples.batch.rows(rows)
+    width = batch.ids.shape[1]
+    ratio = (policy.logps(batch, config.temperature) - old.logps[rows, :width]).exp()
+    gained = experience.advantages[rows, :width] > 0
+    clipped = torch.where(gained, ratio > 1 + config.clip_epsilon, ratio < 1 - config.clip_epsilon)
+    columns = {
+        "log_ratio": old.logps - old.ref_logps, "reward": experience.rewards, "value": experience.values,
+        "advantage": experience.advantages,
+    }  # fmt: skip
+    told = []
+    for row in rows.tolist():
+        counts = batch.mask[row].bool()
+        told.append({
+            "prompt": samples.prompts[row], "text": samples.texts[row],
+            "tokens": policy.tokenizer.batch_decode([[token] for token in batch.ids[row][counts].tolist()]),
+            **{name: [round(value, 4) for value in column[row, :width][counts].tolist()] for name, column in columns.items()},
+            "clipped": clipped[row][counts].tolist(),
+        })  # fmt: skip
+    return told

@@ -141,7 +141,7 @@ def plain_axes(axes: Axes) -> None:
 
 PANELS = {
     "sft": [("loss", "SFT loss, nats a token")],
-    "reward": [("loss", "reward model: loss"), ("accuracy", "reward model: accuracy on the batch")],
+    "reward": [(("loss", "test_loss"), "reward model: loss"), (("accuracy", "test_accuracy"), "reward model: accuracy")],
     "ppo": [
         ("reward", "PPO: reward model's score"), ("gold", "PPO: gold, not seen in training"), ("kl", "PPO: KL to the reference, nats"),
         ("explained_variance", "PPO: explained variance"), ("clip_fraction", "PPO: clip fraction"),
@@ -153,6 +153,9 @@ PANELS = {
         ("kl", "DPO: KL to the reference, nats"), ("gold", "DPO: gold, not seen in training"),
     ],
 }  # fmt: skip
+
+CURVES = {"chosen_logps": "chosen", "rejected_logps": "rejected", "test_loss": "held-out pairs", "test_accuracy": "held-out pairs"}
+CURVES |= {"loss": "training batch", "accuracy": "training batch"}
 
 
 def training_figure(metrics: Sequence[dict]) -> Figure:
@@ -168,7 +171,7 @@ def training_figure(metrics: Sequence[dict]) -> Figure:
             points = [(record["step"], record[key]) for record in metrics if record["stage"] == stage and key in record]
             x, y = _columns(points)
             noisy = len(points) > 40
-            colour, name = COLOURS.get(stage, "#882288"), key.removesuffix("_logps")
+            colour, name = COLOURS.get(stage, "#882288"), CURVES.get(key, key)
             if noisy:
                 axes.plot(x, y, color=colour, lw=1, ls=dash, alpha=0.3)
                 y = smooth(y)

@@ -19,7 +19,9 @@ def alignlab(*words: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def fast_run(tmp_path_factory) -> Path:
-    """The folder of `alignlab run --fast`."""
+    """The folder of `alignlab run --fast`; while writing tests, that of an earlier one: ALIGNLAB_FAST_RUN=FOLDER."""
+    if "ALIGNLAB_FAST_RUN" in os.environ:
+        return Path(os.environ["ALIGNLAB_FAST_RUN"]).resolve()
     folder = tmp_path_factory.mktemp("fast")
     done = alignlab("run", "--fast", "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]

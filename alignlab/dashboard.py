@@ -1,0 +1,194 @@
+"""The curves of trainings while they run: one figure that is made once and filled again and again."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from alignlab.view import COLOURS, FAINT, INK, plain_axes, png, smooth
+
+DASHES = ("-", (0, (5, 2)))
+SECOND = "#009E73"  # what is measured on the right-hand axis
+MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with its moving average over it
+
+
+class Panel(NamedTuple):
+    """One small set of axes: a title, and (key, label) of the curves on its left and on its right scale."""
+
+    title: str
+    left: Sequence[tuple[str, str]]
+    right: Sequence[tuple[str, str]] = ()
+
+
+PANELS = {
+    "sft": [
+        Panel("Loss, nats a token", [("loss", "loss")]),
+        Panel("Perplexity", [("perplexity", "perplexity")]),
+        Panel("Gradient norm", [("gradient_norm", "norm")]),
+    ],
+    "reward": [
+        Panel("Loss (log 2 = 0.69: knows nothing)", [("loss", "training batch"), ("test_loss", "held-out pairs")]),
+        Panel("Accuracy", [("accuracy", "training batch"), ("test_accuracy", "held-out pairs")]),
+        Panel("Margin: chosen score - rejected score", [("margin", "margin")]),
+    ],
+    "ppo": [
+        Panel("Reward", [("reward", "reward model"), ("gold", "gold, not seen")]),
+        Panel("KL to the reference, nats", [("kl", "KL")]),
+        Panel("Value head", [("value_loss", "value loss")], [("explained_variance", "explained variance")]),
+        Panel("Policy", [("entropy", "entropy, nats a token")], [("clip_fraction", "clip fraction")]),
+        Panel("Completions", [("length", "tokens")], [("stop_rate", "share that ends")]),
+        Panel("Beta, the price of KL", [("beta", "beta")]),
+    ],
+    "dpo": [
+        Panel("Loss (log 2 = 0.69 at the start)", [("loss", "loss")]),
+        Panel("Preference accuracy", [("accuracy", "accuracy")]),
+        Panel("Margin of the implicit reward", [("margin", "margin")]),
+        Panel("Log-probs, nats a completion", [("chosen_logps", "chosen"), ("rejected_logps", "rejected")]),
+        Panel("KL to the reference, nats", [("kl", "KL")], [("beta", "beta")]),
+        Panel("Gold reward, not seen", [("gold", "gold")]),
+    ],
+}  # fmt: skip
+COMPARED = {
+    "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
+    "accuracy": "Preference accuracy", "length": "Tokens a completion", "loss": "Loss", "entropy": "Entropy, nats a token",
+}  # fmt: skip
+
+
+class Dashboard:
+    """Curves of one training, or of two over each other."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names, self.figure, self.cost, self.drawn = names, None, 0.0, -1e9
+
+    def due(self) -> bool:
+        """Whether to draw again: never more than twice a second, and at most a tenth of the time."""
+        return time.perf_counter() - self.drawn > max(0.5, 9 * self.cost)
+
+    def draw(self, histories: Sequence[Sequence[dict]]) -> bytes:
+        """PNG of the metrics so far, one list of dicts a training."""
+        start = time.perf_counter()
+        if self.figure is None:
+            self._lay_out(histories)
+        self._fill(histories)
+        picture = png(self.figure, dpi=80)
+        self.drawn = time.perf_counter()
+        self.cost = self.drawn - start
+        return picture
+
+    def words(self, histories: Sequence[Sequence[dict]]) -> str:
+        """The picture in words, for those who cannot see it."""
+        parts = []
+        for name, history in zip(self.names, histories, strict=True):
+            if history:
+                last = history[-1]
+                numbers = ", ".join(f"{key} {last[key]:.3g}" for key in COMPARED if isinstance(last.get(key), float))
+                parts.append(f"{name} at step {last['step'] + 1} of {last['steps']}: {numbers}")
+        return "Training curves. " + "; ".join(parts)
+
+    # ------------------------------------------------------------------------------------------ drawing
+
+    def _lay_out(self, histories: Sequence[Sequence[dict]]) -> None:
+        two = len(histories) > 1
+        panels = self._compared(histories) if two else PANELS[histories[0][0]["stage"]]
+        rows = -(-(len(panels) + two) // 3)
+        self.figure = Figure(figsize=(12, 2.5 * rows))
+        self.figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.36 / (2.5 * rows), bottom=0.48 / (2.5 * rows), wspace=0.3, hspace=0.46)
+        grid = list(self.figure.subplots(rows, 3, squeeze=False).flat)
+        self.lines, self.marks, self.band = [], [], None
+        for axes, panel in zip(grid, panels, strict=False):
+            axes.set_title(panel.title, fontsize=10, loc="left", color=INK)
+            plain_axes(axes)
+            sides = [(axes, panel.left)] + ([(axes.twinx(), panel.right)] if panel.right else [])
+            for side, (where, curves) in enumerate(sides):
+                for order, (key, label) in enumerate(curves):
+                    for run, name in enumerate(self.names):
+                        colour = SECOND if side else list(COLOURS.values())[2 + run] if two else _colour(histories[0], order)
+                        dash = DASHES[run if two else max(side, order)]
+                        self.lines.append((self._curve(where, colour, dash, name if two else label), where, run, key))
+                if side:
+                    where.spines[["top", "left"]].set_visible(False)
+                    where.tick_params(colors=SECOND, labelsize=8)
+            if two or panel.right or len(panel.left) > 1:
+                handles = [line for (_, line), where, *_ in self.lines if any(where is side for side, _ in sides)]
+                axes.legend(handles=handles, fontsize=7, frameon=False, loc="best")
+        self.plane = None
+        if two:
+            axes = grid[len(panels)]
+            axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK)
+            plain_axes(axes)
+            paths = [axes.plot([], [], color=list(COLOURS.values())[2 + run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
+            self.plane = axes, [path[0] for path in paths]
+        for axes in grid[len(panels) + two :]:
+            axes.remove()
+        self.axes = grid[: len(panels)]
+
+    def _compared(self, histories: Sequence[Sequence[dict]]) -> list[Panel]:
+        keys = [key for key in COMPARED if any(key in record for history in histories for record in history)]
+        return [Panel(COMPARED[key], [(key, key)]) for key in keys[:5]]
+
+    def _curve(self, axes, colour, dash, label):
+        (faint,) = axes.plot([], [], color=colour, lw=1, ls=dash, alpha=0.25)
+        (line,) = axes.plot([], [], color=colour, lw=1.9, ls=dash, label=label)
+        return faint, line
+
+    def _fill(self, histories: Sequence[Sequence[dict]]) -> None:
+        share = len({history[-1]["steps"] for history in histories if history}) > 1
+        for (faint, line), _, run, key in self.lines:
+            x, y = _points(histories[run], key, share)
+            faint.set_data((x, y) if len(x) > MANY else ([], []))
+            line.set_data(x, smooth(y) if len(x) > MANY else y)
+            line.set_marker("." if len(x) < 20 else "")
+        for where in dict.fromkeys(where for _, where, *_ in self.lines):
+            where.relim()
+            where.autoscale_view()
+        self._draw_band(histories)
+        self._draw_marks(histories, share)
+        if self.plane is not None:
+            axes, paths = self.plane
+            for path, history in zip(paths, histories, strict=True):
+                both = [(record["kl"], record["gold"]) for record in history if "kl" in record and "gold" in record]
+                path.set_data(*(zip(*both, strict=True) if both else ([], [])))
+            axes.relim()
+            axes.autoscale_view()
+
+    def _draw_band(self, histories: Sequence[Sequence[dict]]) -> None:
+        """The 95% interval of PPO's KL."""
+        if self.band is not None:
+            self.band.remove()
+            self.band = None
+        known = [record for record in histories[0] if "kl_se" in record] if len(histories) == 1 else []
+        if known:
+            axes = self.axes[1]
+            low, high = ([record["kl"] + sign * 1.96 * record["kl_se"] for record in known] for sign in (-1, 1))
+            steps = [record["step"] + 1 for record in known]
+            self.band = axes.fill_between(steps, low, high, color=COLOURS["ppo"], alpha=0.18, lw=0)
+
+    def _draw_marks(self, histories: Sequence[Sequence[dict]], share: bool) -> None:
+        """A line wherever a control was moved."""
+        moved = [
+            (run, change, record) for run, history in enumerate(histories) for record in history for change in record.get("changed", ())
+        ]
+        for run, change, record in moved[len(self.marks) :]:
+            at = (record["step"] + 1) / record["steps"] if share else record["step"] + 1
+            words = f"{change['name']} {_short(change['old'])} to {_short(change['new'])}"
+            self.marks.append((run, change))
+            for axes in self.axes:
+                axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
+            self.axes[0].annotate(
+                words, (at, 0.02), (3, 2), xycoords=self.axes[0].get_xaxis_transform(), textcoords="offset points",
+                rotation=90, fontsize=7, color=INK, va="bottom",
+            )  # fmt: skip
+
+
+def _points(history: Sequence[dict], key: str, share: bool) -> tuple[list, list]:
+    known = [record for record in history if record.get(key) is not None]
+    return [(r["step"] + 1) / (r["steps"] if share else 1) for r in known], [r[key] for r in known]
+
+
+def _colour(history: Sequence[dict], order: int) -> str:
+    return ("#0072B2" if order else COLOURS.get(history[0]["stage"], "#882288")) if history[0]["stage"] != "dpo" or not order else "#D55E00"
+
+
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

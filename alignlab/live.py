@@ -1,0 +1,497 @@
+"""Live training in a notebook: controls that move a real run, and curves drawn from its metrics.
+
+    training = live.Training(ppo.train(policy, value_head, score, prompts, config), config)
+    await live.run(training)
+
+A stage is a generator, so pausing is not asking for its next step, stopping is leaving it where it is, and the same call goes
+on. A control only notes what was asked; between two steps, and only there, that is written into the stage's config and logged.
+"""
+
+import asyncio
+import html
+import importlib.metadata
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ipywidgets
+from IPython.display import display
+
+from alignlab import dpo, ppo, reward, sft
+from alignlab.dashboard import Dashboard
+from alignlab.runs import read_lines
+
+LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
+WIDE = {"description_width": "9.5em"}
+
+
+# ---------------------------------------------------------------------------------------------- what is driven
+
+
+class Training:
+    """A stage under way: its generator of metrics, its config, all it has told so far.
+
+    Args:
+        steps: what a stage's `train` returned.
+        config: the config it was given; controls move it.
+        title: how curves and controls call it; by default the stage's name.
+        log: called with each step's metrics, such as `Run.log`.
+    """
+
+    def __init__(self, steps: Iterator[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
+        self.steps, self.config, self.log = iter(steps), config, log
+        self.title = title or {module.Config: module.__name__.split(".")[-1] for module in (sft, reward, ppo, dpo)}.get(type(config), "run")
+        self.metrics: list[dict] = []  # one a step
+        self.latest: dict | None = None  # the newest, which may be within a step
+        self.finished = False
+        self.seconds = 0.0
+        self._asked: dict = {}  # what the controls want, until the next step
+        self._changed: list[dict] = []  # what they changed since the last whole step
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return (self.metrics[-1]["step"] + 1) / self.metrics[-1]["steps"] if self.metrics else 0.0
+
+    def ask(self, name: str, value) -> None:
+        """Have a setting changed before the next step. Raises ValueError where the stage has no such setting."""
+        if not hasattr(self.config, name):
+            raise ValueError(f"{self.title} has no setting {name!r}; it has {', '.join(self.config.__slots__)}")
+        self._asked[name] = value
+
+    def advance(self) -> None:
+        """One step of the generator; an interrupt that falls into it is raised once the step is whole."""
+        start = time.perf_counter()
+        with _whole():
+            for name, value in list(self._asked.items()):
+                del self._asked[name]
+                old = getattr(self.config, name)
+                if value != old:
+                    setattr(self.config, name, value)
+                    self._changed.append({"name": name, "old": old, "new": value})
+            metrics = next(self.steps, None)
+            self.seconds += time.perf_counter() - start
+            if metrics is None:
+                self.finished = True
+                return
+            self.latest = metrics
+            if not metrics.get("partial"):
+                if self._changed:
+                    metrics = {**metrics, "changed": self._changed}
+                    self._changed = []
+                self.metrics.append(metrics)
+                if self.log is not None:
+                    self.log(metrics)
+
+    @property
+    def history(self) -> list[dict]:
+        """The metrics to draw: whole steps, or the first part of the first."""
+        return self.metrics or ([self.latest] if self.latest else [])
+
+    def settings(self) -> str:
+        """The settings that controls can move, as text."""
+        return ", ".join(f"{c.label} {_shown(getattr(self.config, c.name))}" for c in controls_of(self.config))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Hold an interrupt back until the block has ended, so that no step is cut in half."""
+    if threading.current_thread() is not threading.main_thread():  # signals never arrive here
+        yield
+        return
+    caught: list = []
+    before = signal.signal(signal.SIGINT, lambda *seen: caught.append(seen))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------------------------------------- controls
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting and how it may be moved.
+
+    low, high: the slider's ends. kind: "linear", "log", "whole" (an integer) or "switch" (off, or a value).
+    """
+
+    name: str
+    label: str
+    low: float
+    high: float
+    kind: str = "linear"
+
+
+BETA = Control("beta", "beta, price of KL", 0.0, 2.0)
+DPO_BETA = Control("beta", "beta, price of KL", 0.02, 2.0)  # DPO's must stay above 0
+CLIP_EPSILON = Control("clip_epsilon", "clip epsilon", 0.02, 0.5)
+LEARNING_RATE = Control("learning_rate", "learning rate", 1e-5, 1e-1, "log")
+KL_TARGET = Control("kl_target", "hold KL at, nats", 0.25, 6.0, "switch")
+EPOCHS = Control("epochs", "epochs an iteration", 1, 8, "whole")
+LABEL_SMOOTHING = Control("label_smoothing", "label smoothing", 0.0, 0.4)
+
+
+def controls_of(config) -> list[Control]:
+    """The controls that act on a stage while it runs."""
+    if isinstance(config, ppo.Config):
+        return [BETA, CLIP_EPSILON, LEARNING_RATE, KL_TARGET, EPOCHS]
+    if isinstance(config, dpo.Config):
+        return [DPO_BETA, LEARNING_RATE, LABEL_SMOOTHING]
+    return [LEARNING_RATE]
+
+
+class _Knob:
+    """One control on the screen. It asks the training; `follow` shows what the training made of it."""
+
+    def __init__(self, training: Training, control: Control, heard: Callable[[], None]):
+        self.training, self.control, self.heard, self.following = training, control, heard, False
+        value = getattr(training.config, control.name)
+        low, high = (min(control.low, value), max(control.high, value)) if value is not None else (control.low, control.high)
+        common = {"description": control.label, "continuous_update": False, "style": WIDE, "layout": ipywidgets.Layout(width="26em")}
+        if control.kind == "log":
+            self.slider = ipywidgets.FloatLogSlider(value=value, min=-5, max=-1, step=0.1, readout_format=".1e", **common)
+        elif control.kind == "whole":
+            self.slider = ipywidgets.IntSlider(value=value, min=int(low), max=int(high), **common)
+        else:
+            start = value if value is not None else 2.0
+            self.slider = ipywidgets.FloatSlider(value=start, min=low, max=high, step=0.01, readout_format=".2f", **common)
+        self.widget, self.switch = self.slider, None
+        if control.kind == "switch":
+            self.switch = ipywidgets.Checkbox(
+                value=value is not None, description="on", indent=False, layout=ipywidgets.Layout(width="4em")
+            )
+            self.widget = ipywidgets.HBox([self.slider, self.switch])
+            self.switch.observe(self._moved, names="value")
+        self.slider.observe(self._moved, names="value")
+
+    def _moved(self, change) -> None:
+        self.heard()
+        if not self.following:
+            off = self.switch is not None and not self.switch.value
+            self.training.ask(self.control.name, None if off else self.slider.value)
+
+    def follow(self) -> None:
+        """Show the setting as it is now: an adaptive beta moves by itself."""
+        value = getattr(self.training.config, self.control.name)
+        if value is not None and self.control.name not in self.training._asked and abs(value - self.slider.value) > 0.005 * abs(value):
+            self.following = True
+            self.slider.value = min(max(value, self.slider.min), self.slider.max) if self.control.kind != "log" else value
+            self.following = False
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+class Interrupted(KeyboardInterrupt):
+    """The front end's stop button, or Ctrl-C. The training stands between two steps."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Interrupted between two steps; nothing is lost. Run the cell again to go on."]
+
+
+async def run(training: Training, controls: Sequence[Control] | None = None) -> Training:
+    """Run a training to its end, or until Stop, under its controls and curves; calling it again goes on.
+
+    Works in JupyterLab, Notebook, Colab, headless and, with lines of text in place of the curves, in a plain script:
+    `asyncio.run(live.run(training))`.
+
+    Args:
+        training: what to drive; everything it learned and told is in it afterwards.
+        controls: those to show; by default all that act on its stage.
+
+    Raises:
+        Interrupted: by the front end's stop button or Ctrl-C, between two steps.
+    """
+    await _drive([training], [controls])
+    return training
+
+
+async def compare(first: Training, second: Training) -> tuple[Training, Training]:
+    """Run two trainings side by side in lock-step, their curves over each other; the one that is behind moves next."""
+    if first.title == second.title:
+        first.title, second.title = f"{first.title} A", f"{second.title} B"
+    await _drive([first, second], [None, None])
+    return first, second
+
+
+async def _drive(trainings: Sequence[Training], controls: Sequence) -> None:
+    desk = _Desk(trainings, controls) if _kernel() else _Lines(trainings)
+    interrupted = False
+    try:
+        async with _messages() as take_in:
+            while going := [training for training in trainings if not training.finished]:
+                await desk.listen(take_in)
+                if desk.stopped:
+                    break
+                if desk.may_step():
+                    min(going, key=lambda training: training.share).advance()
+                else:
+                    await asyncio.sleep(0.03)
+                desk.show()
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        interrupted = True
+    desk.close()
+    if interrupted:
+        raise Interrupted
+
+
+class _Lines:
+    """For a plain script: a line of text now and then."""
+
+    stopped = False
+
+    def __init__(self, trainings: Sequence[Training]):
+        self.trainings, self.told = trainings, time.perf_counter()
+        for training in trainings:
+            print(f"{training.title}: {training.settings()}", flush=True)
+
+    async def listen(self, take_in: Callable[[], Awaitable]) -> None:
+        await take_in()
+
+    def may_step(self) -> bool:
+        return True
+
+    def show(self) -> None:
+        if time.perf_counter() - self.told > 5:
+            self._tell()
+
+    def close(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        self.told = time.perf_counter()
+        for training in self.trainings:
+            print(_status(training), flush=True)
+
+
+class _Desk:
+    """Controls, curves and samples on the screen of a notebook."""
+
+    def __init__(self, trainings: Sequence[Training], controls: Sequence[Sequence[Control] | None]):
+        self.trainings, self.heard = trainings, 0
+        self.stopped = self.paused = False
+        self.steps_asked, self.drawn_steps = 0, None
+        self.dashboard = Dashboard([training.title for training in trainings])
+        self.knobs = [
+            [_Knob(training, control, self._hear) for control in (chosen or controls_of(training.config))]
+            for training, chosen in zip(trainings, controls, strict=True)
+        ]
+        self._buttons()
+        columns = [
+            ipywidgets.VBox([ipywidgets.Label(f"{training.title}:"), *(knob.widget for knob in knobs)])
+            for training, knobs in zip(trainings, self.knobs, strict=True)
+        ]
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self.pause, self.step, self.stop]), ipywidgets.HBox(columns)])
+        self.panel = display(self._controls(), raw=True, display_id=True)
+        self.status = display(*self._words(), raw=True, display_id=True)
+        self.picture = display({"text/plain": "(the curves follow)"}, raw=True, display_id=True)
+
+    # ------------------------------------------------------------------------------------------ what the user does
+
+    def _buttons(self) -> None:
+        def button(text: str, icon: str, tooltip: str, act: Callable) -> ipywidgets.Button:
+            made = ipywidgets.Button(description=text, icon=icon, tooltip=tooltip)
+            made.on_click(lambda _: (self._hear(), act()))
+            return made
+
+        self.pause = button("Pause", "pause", "Wait between two steps, or go on", self._toggle)
+        self.step = button("Step", "step-forward", "Pause, and take one step", self._one)
+        self.stop = button("Stop", "stop", "End here; running the cell again goes on", self._end)
+
+    def _hear(self) -> None:
+        self.heard += 1
+
+    def _toggle(self) -> None:
+        self.paused = not self.paused
+        self.pause.description, self.pause.icon = ("Resume", "play") if self.paused else ("Pause", "pause")
+
+    def _one(self) -> None:
+        if not self.paused:
+            self._toggle()
+        self.steps_asked += 1
+
+    def _end(self) -> None:
+        self.stopped = True
+
+    async def listen(self, take_in: Callable[[], Awaitable]) -> None:
+        """Let the waiting messages in; while they keep coming, for a while."""
+        end = time.perf_counter() + LISTEN
+        while True:
+            before = self.heard
+            await take_in()
+            if self.heard == before or self.stopped or time.perf_counter() > end:
+                return
+
+    def may_step(self) -> bool:
+        """Whether the next step may be taken: not while paused, unless one was asked for."""
+        if not self.paused:
+            return True
+        if self.steps_asked:
+            self.steps_asked -= 1
+            return True
+        return False
+
+    # ------------------------------------------------------------------------------------------ what the user sees
+
+    def show(self) -> None:
+        """Draw, where it is due or where the user waits for one step."""
+        seen = [len(training.metrics) for training in self.trainings]
+        if seen != self.drawn_steps and self.dashboard.due() and all(training.history for training in self.trainings):
+            self.drawn_steps = seen
+            self._draw()
+
+    def close(self) -> None:
+        """The last picture, and the settings as text in place of the controls, which are dead from now on."""
+        if all(training.history for training in self.trainings):
+            self._draw()
+        self.panel.update(self._settings(), raw=True)
+        self.box.close()
+
+    def _draw(self) -> None:
+        histories = [training.history for training in self.trainings]
+        words = self.dashboard.words(histories)
+        picture = {"image/png": self.dashboard.draw(histories), "text/plain": words}
+        self.picture.update(picture, raw=True, metadata={"image/png": {"alt": words}})
+        self.status.update(*self._words(), raw=True)
+        for knob in sum(self.knobs, []):
+            knob.follow()
+
+    def _controls(self) -> dict:
+        """The controls; as text where widgets cannot live."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return {**self._settings(), "application/vnd.jupyter.widget-view+json": view}
+
+    def _settings(self) -> dict:
+        lines = []
+        for training in self.trainings:
+            lines.append(f"{training.title}: {training.settings()}")
+            for record in training.metrics:
+                for change in record.get("changed", ()):
+                    lines.append(f"  step {record['step'] + 1}: {change['name']} {_shown(change['old'])} to {_shown(change['new'])}")
+        text = "\n".join(lines)
+        return {"text/plain": text, "text/html": f"<pre style='margin:0'>{html.escape(text)}</pre>"}
+
+    def _words(self) -> tuple[dict]:
+        """Where the trainings are, and what their policies write."""
+        text, parts = [], []
+        for training in self.trainings:
+            status = _status(training)
+            text.append(status)
+            parts.append(f"<div><b>{html.escape(status)}</b></div>")
+            for sample in _samples(training):
+                line = f"{sample['prompt']}  {sample['text']}"
+                text.append(f"  {line}")
+                parts.append(
+                    f"<div style='margin-left:1em'><span style='color:#555'>{html.escape(sample['prompt'])}</span> "
+                    f"{html.escape(sample['text'])}</div>"
+                )
+        return ({"text/plain": "\n".join(text), "text/html": "".join(parts)},)
+
+
+def _status(training: Training) -> str:
+    """One line: where a training is, and how long it still takes."""
+    latest = training.latest
+    if latest is None:
+        return f"{training.title}: not begun"
+    words = f"{training.title}: step {latest['step'] + 1} of {latest['steps']}, {training.seconds:.0f} s"
+    if training.finished:
+        words += ", finished"
+    elif training.share:
+        words += f", {training.seconds * (1 / training.share - 1):.0f} s left"
+    numbers = [f"{key} {latest[key]:.2f}" for key in ("loss", "reward", "gold", "accuracy", "kl") if isinstance(latest.get(key), float)]
+    return f"{words}; {', '.join(numbers)}"
+
+
+def _samples(training: Training) -> list[dict]:
+    samples = (training.latest or {}).get("samples", [])
+    return [{"prompt": _last(sample["prompt"]), "text": sample["text"]} for sample in samples]
+
+
+def _last(prompt: str | list[dict]) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _shown(value) -> str:
+    return "off" if value is None else f"{value:.3g}"
+
+
+# ---------------------------------------------------------------------------------------------- the kernel
+
+
+def _kernel():
+    """The Jupyter kernel that this code runs in, or None."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None)
+
+
+@asynccontextmanager
+async def _messages() -> AsyncIterator[Callable[[], Awaitable]]:
+    """Gives a function that lets the front end's messages in; which way works depends on the kernel's version."""
+    if _kernel() is None:
+        yield lambda: asyncio.sleep(0)
+    elif tuple(int(part) for part in importlib.metadata.version("ipykernel").split(".")[:2]) >= (7, 4):
+        yield _yield_to_kernel
+    else:
+        from jupyter_ui_poll import ui_events
+
+        async with ui_events() as poll:
+            yield lambda: poll(50)
+
+
+async def _yield_to_kernel() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+# ---------------------------------------------------------------------------------------------- replay
+
+
+def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
+    """Show a recorded stage with a scrubber: curves, samples and per-token strips as they were at each step.
+
+    Args:
+        source: a run's folder, or its metrics.
+        stage: sft, reward, ppo or dpo.
+
+    Raises:
+        ValueError: nothing of that stage is recorded there.
+    """
+    from alignlab import show
+
+    records = list(read_lines(Path(source) / "metrics.jsonl")) if isinstance(source, str | Path) else list(source)
+    metrics = [record for record in records if record["stage"] == stage]
+    if not metrics:
+        found = ", ".join(sorted({record["stage"] for record in records})) or "nothing"
+        raise ValueError(f"no steps of {stage!r} in {source if isinstance(source, str | Path) else 'these metrics'}; it holds {found}")
+    told = Training(iter(()), None, stage)
+    dashboard = Dashboard([stage])
+    scrubber = ipywidgets.IntSlider(
+        value=len(metrics), min=1, max=len(metrics), description="step", continuous_update=False, layout=ipywidgets.Layout(width="40em")
+    )
+    picture, words = ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def draw(change=None) -> None:
+        told.metrics = metrics[: scrubber.value]
+        told.latest = told.metrics[-1]
+        picture.value = dashboard_at(told.metrics)
+        words.value = f"<b>{html.escape(_status(told))}</b>" + "".join(
+            show.strip_of(sample).html if "tokens" in sample else f"<p>{html.escape(sample['text'])}</p>"
+            for sample in told.latest.get("samples", ())
+        )
+
+    def dashboard_at(history: list[dict]) -> bytes:
+        return Dashboard(dashboard.names).draw([history])
+
+    scrubber.observe(draw, names="value")
+    draw()
+    display(ipywidgets.VBox([scrubber, words, picture]))

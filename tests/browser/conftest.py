@@ -1,0 +1,194 @@
+"""A real JupyterLab and a real browser: notebooks are opened, clicked and typed into as a learner would."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+SHOTS = Path(os.environ.get("ALIGNLAB_SHOTS", "test-output/screenshots"))
+PREPARE = """
+import os
+from pathlib import Path
+import torch
+from alignlab import dpo, live, ppo
+from alignlab.data import read_preferences, data_folder
+from alignlab.models import RewardModel, ValueHead, load
+from alignlab.sizes import tiny, world_gold
+torch.set_num_threads(1)
+folder = Path(os.environ["ALIGNLAB_TEST_RUN"])
+base = load(folder / "sft")
+reward_model = RewardModel.load(base, folder / "reward")
+size = tiny(fast=True)
+
+def ppo_training(name="policy", title=None, **settings):
+    config = ppo.Config(batch_size=64, minibatch_size=32, iterations=500, **settings)
+    policy = base.policy(name)
+    score = lambda completions: reward_model.score_all(completions.batch)
+    steps = ppo.train(policy, ValueHead(base), score, size.prompts, config, judge=world_gold)
+    return live.Training(steps, config, title)
+
+def dpo_training(name="dpo", title=None, **settings):
+    config = dpo.Config(batch_size=16, **settings)
+    pairs = read_preferences(data_folder() / "preferences.jsonl")
+    return live.Training(dpo.train(base.policy(name), pairs, config), config, title)
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path. Debian: apt-get install chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium on this machine")
+        pytest.skip("no Chromium on this machine; install it to run the browser's tests")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        opened = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
+        yield opened
+        opened.close()
+
+
+class Server:
+    """A JupyterLab of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, fast_run: Path):
+        self.folder = folder
+        environment = os.environ | {
+            "ALIGNLAB_TEST_RUN": str(fast_run), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "HF_HUB_OFFLINE": "1",
+            "IPYTHONDIR": str(folder / ".ipython"), "JUPYTER_PLATFORM_DIRS": "1",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+        }  # fmt: skip
+        self.log = (folder / "server.log").open("w+")
+        options = [
+            "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.port=0", "--IdentityProvider.token=",
+            "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}",
+            "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ]  # fmt: skip
+        self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stderr=self.log, env=environment)
+        self.address = self._address()
+
+    def _address(self) -> str:
+        for _ in range(300):
+            self.log.flush()
+            if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+", Path(self.log.name).read_text()):
+                return found.group(0)
+            time.sleep(0.2)
+        raise RuntimeError(Path(self.log.name).read_text()[-2000:])
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, fast_run):
+    made = Server(tmp_path_factory.mktemp("lab"), fast_run)
+    yield made
+    made.close()
+
+
+class Notebook:
+    """An open notebook: what a user can do with it, and what can be seen."""
+
+    def __init__(self, page, name: str, errors: list[str]):
+        self.page, self.name, self.errors = page, name, errors
+
+    def command(self, name: str) -> None:
+        """One of JupyterLab's commands, as its menus and buttons call it."""
+        self.page.evaluate("name => { window.jupyterapp.commands.execute(name) }", name)
+
+    def run_all(self) -> None:
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def run_cell(self, index: int) -> None:
+        self.page.evaluate(
+            "index => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = index; n.deselectAll(); }", index
+        )
+        self.command("notebook:run-cell")
+
+    def output(self, index: int) -> str:
+        """The text that a cell shows."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index).locator(".jp-OutputArea").first.inner_text(timeout=5000)
+
+    def wait_for(self, what, seconds: float = 60, why: str = "") -> None:
+        """Until `what()` holds."""
+        end = time.time() + seconds
+        while time.time() < end:
+            try:
+                if what():
+                    return
+            except Exception:
+                pass
+            self.page.wait_for_timeout(100)
+        self.shot("failed")
+        raise AssertionError(f"{why or what} did not come about in {seconds} s")
+
+    def wait_text(self, index: int, pattern: str, seconds: float = 60) -> re.Match:
+        self.wait_for(lambda: re.search(pattern, self.output(index)), seconds, f"{pattern!r} in cell {index}")
+        return re.search(pattern, self.output(index))
+
+    def button(self, text: str):
+        return self.page.locator("button.jupyter-button", has_text=text).first
+
+    def slider(self, label: str):
+        """The handle of a slider, found by its label."""
+        return self.page.locator(".widget-slider", has=self.page.locator(f"label:has-text('{label}')")).locator(".noUi-handle").first
+
+    def shot(self, name: str) -> Path:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        path = SHOTS / f"{self.name}-{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+
+@pytest.fixture
+def notebook(request, server, browser):
+    """Gives `open(cells)`: a notebook with these cells, the first of them the preparation, open in the browser."""
+    opened = []
+
+    def open_(cells: list[str], prepare: bool = True, width: int = 1280, height: int = 1000) -> Notebook:
+        name = request.node.name.replace("[", "-").replace("]", "")
+        sources = ([PREPARE] if prepare else []) + cells
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        written = new_notebook(cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernel})
+        nbformat.write(written, server.folder / f"{name}.ipynb")
+        context = browser.new_context(viewport={"width": width, "height": height})
+        page, errors = context.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(f"{server.address}/lab/tree/{name}.ipynb")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        page.evaluate("() => { window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}); }")
+        made = Notebook(page, name, errors)
+        made.wait_for(lambda: page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 60, "kernel idle")  # fmt: skip
+        opened.append((context, made))
+        return made
+
+    yield open_
+    for context, made in opened:
+        made.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        context.close()
+
+
+def read_saved(server: Server, name: str) -> dict:
+    """A notebook as it is on disk."""
+    return json.loads((server.folder / f"{name}.ipynb").read_text())

@@ -1,0 +1,248 @@
+"""The laws of a live training, without a browser: settings act between steps, interrupts cut nothing, drawing costs little."""
+
+import asyncio
+import itertools
+import os
+import random
+import resource
+import signal
+import threading
+
+import pytest
+import torch
+from architectures import build
+
+from alignlab import dashboard, dpo, live, ppo
+from alignlab.models import ValueHead
+
+PAIRS = [{"prompt": f"Say {i}", "chosen": "yes and more", "rejected": "no"} for i in range(24)]
+
+
+def dpo_training(epochs: int = 2):
+    policy, config = build("llama").policy(rank=2), dpo.Config(batch_size=4, epochs=epochs)
+    return policy, live.Training(dpo.train(policy, PAIRS, config), config)
+
+
+def ppo_training(iterations: int = 3, **settings):
+    base = build("llama")
+    config = ppo.Config(batch_size=8, minibatch_size=4, iterations=iterations, max_new_tokens=6, **settings)
+    policy = base.policy(rank=2)
+    prompts = [f"Say {i}" for i in range(8)]
+    steps = ppo.train(policy, ValueHead(base, width=4), lambda completions: completions.lengths.float(), prompts, config)
+    return policy, live.Training(steps, config)
+
+
+def run(training):
+    return asyncio.run(live.run(training))
+
+
+def invented(steps: int = 20):
+    """Metrics like PPO's, without any training."""
+    for step in range(steps):
+        yield {
+            "stage": "ppo", "step": step, "steps": steps, "beta": 0.3, "reward": 0.1 * step, "gold": 0.05 * step, "kl": 0.1 * step,
+            "kl_se": 0.02, "value_loss": 1.0, "explained_variance": 0.2, "entropy": 1.0, "clip_fraction": 0.1, "length": 20.0,
+            "stop_rate": 1.0,
+        }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- the same call, in a script
+
+
+def test_a_plain_script_runs_to_the_end_and_is_told_so(capsys):
+    _, training = dpo_training()
+    assert run(training) is training
+    assert training.finished and [m["step"] for m in training.metrics] == list(range(12))
+    told = capsys.readouterr().out
+    assert "beta, price of KL 0.5" in told and "step 12 of 12" in told and "finished" in told
+
+
+def test_a_live_run_learns_exactly_what_a_plain_loop_learns():
+    policy, training = ppo_training()
+    run(training)
+    plain, other = ppo_training()
+    told = [metrics for metrics in other.steps if not metrics.get("partial")]
+    assert told == training.metrics
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), plain.parameters(), strict=True))
+
+
+def test_metrics_are_logged_as_they_come():
+    _, training = dpo_training(epochs=1)
+    logged = []
+    training.log = logged.append
+    run(training)
+    assert logged == training.metrics and len(logged) == 6
+
+
+# ---------------------------------------------------------------------------------------------- controls
+
+
+def test_a_setting_asked_for_acts_at_the_next_step_and_is_logged():
+    _, training = dpo_training()
+    for _ in range(3):
+        training.advance()
+    training.ask("beta", 0.1)
+    assert training.config.beta == 0.5, "nothing moves within a step"
+    training.advance()
+    assert training.metrics[3]["beta"] == 0.1 and training.metrics[3]["changed"] == [{"name": "beta", "old": 0.5, "new": 0.1}]
+    training.advance()
+    assert "changed" not in training.metrics[4]
+
+
+def test_a_change_within_an_iteration_of_ppo_is_logged_with_that_iteration():
+    _, training = ppo_training()
+    training.advance()  # sampled
+    training.ask("learning_rate", 1e-4)
+    training.advance()
+    training.advance()
+    assert [m["step"] for m in training.metrics] == [0] and training.metrics[0]["changed"][0]["new"] == 1e-4
+
+
+def test_asking_for_what_it_has_changes_nothing():
+    _, training = dpo_training()
+    training.ask("beta", 0.5)
+    training.advance()
+    assert "changed" not in training.metrics[0]
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones():
+    _, training = dpo_training()
+    with pytest.raises(ValueError, match="no setting 'bets'.*beta"):
+        training.ask("bets", 1.0)
+
+
+@pytest.mark.parametrize("config", [ppo.Config(), dpo.Config()])
+def test_every_control_is_a_setting_of_its_stage_with_a_label(config):
+    controls = live.controls_of(config)
+    assert controls and all(hasattr(config, control.name) and control.label for control in controls)
+    assert ("beta" in {control.name for control in controls}) and all(control.low < control.high for control in controls)
+    assert isinstance(config, ppo.Config) or min(c.low for c in controls if c.name == "beta") > 0
+
+
+# ---------------------------------------------------------------------------------------------- two in lock-step
+
+
+def test_two_runs_move_in_lock_step_by_the_share_that_is_done():
+    (_, short), (_, long) = dpo_training(epochs=1), dpo_training(epochs=3)
+    gaps = []
+
+    def watched(steps):
+        for metrics in steps:
+            yield metrics
+            gaps.append(abs(short.share - long.share))
+
+    short.steps, long.steps = watched(short.steps), watched(long.steps)
+    asyncio.run(live.compare(short, long))
+    assert short.finished and long.finished and short.title != long.title
+    assert max(gaps) <= 1 / 6 + 1e-9, "never further apart than a step of the shorter"
+
+
+# ---------------------------------------------------------------------------------------------- interrupts
+
+
+def test_thirty_interrupts_at_random_moments_leave_a_run_that_goes_on_to_bit_equal_results():
+    chance, interrupts = random.Random(0), 0
+    policy, training = ppo_training(iterations=80)
+    while not training.finished and interrupts < 30:
+        timer = threading.Timer(chance.uniform(0.0, 0.12), os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            run(training)
+            timer.cancel()
+        except KeyboardInterrupt:
+            interrupts += 1
+        timer.join()
+    run(training)
+    plain, other = ppo_training(iterations=80)
+    run(other)
+    assert interrupts == 30, f"the run ended after {interrupts} interrupts"
+    assert training.metrics == other.metrics
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), plain.parameters(), strict=True))
+
+
+def test_an_interrupt_within_a_step_waits_for_its_end():
+    def steps():
+        for metrics in invented(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield metrics
+
+    training = live.Training(steps(), ppo.Config())
+    for done in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            training.advance()
+        assert len(training.metrics) == done, "the step is whole, and the generator lives"
+
+
+# ---------------------------------------------------------------------------------------------- drawing
+
+
+def test_drawing_takes_a_tenth_of_the_time_at_most_and_happens_twice_a_second_at_most(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(dashboard.time, "perf_counter", lambda: now[0])
+    board = dashboard.Dashboard(["ppo"])
+    assert board.due()
+    board.drawn, board.cost = 0.0, 0.01
+    now[0] = 0.49
+    assert not board.due()
+    now[0] = 0.51
+    assert board.due()
+    board.cost = 1.0
+    assert not board.due()
+    now[0] = 9.01
+    assert board.due()
+
+
+@pytest.mark.slow
+def test_five_hundred_redraws_do_not_grow_the_process():
+    board, history = dashboard.Dashboard(["ppo"]), list(invented(20))
+    for _ in range(20):
+        board.draw([history])
+    before = resident()
+    for _ in range(500):
+        board.draw([history])
+    assert resident() - before < 20, "megabytes"
+
+
+def resident() -> float:
+    """Megabytes of this process in memory."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def test_a_moved_control_is_marked_in_every_panel():
+    history = list(invented(6))
+    board = dashboard.Dashboard(["ppo"])
+    board.draw([history])
+    before = [len(axes.lines) for axes in board.axes]
+    history[3] = {**history[3], "changed": [{"name": "beta", "old": 0.3, "new": 0.1}]}
+    board.draw([history])
+    board.draw([history])
+    assert [len(axes.lines) for axes in board.axes] == [count + 1 for count in before], "one line a panel, once"
+    assert any("beta 0.3 to 0.1" in text.get_text() for text in board.axes[0].texts)
+
+
+def test_curves_of_one_panel_differ_in_dash_as_well_as_hue():
+    board = dashboard.Dashboard(["ppo"])
+    board.draw([list(invented(6))])
+    by_panel = {}
+    for (_, line), where, *_ in board.lines:
+        by_panel.setdefault(tuple(where.get_position().bounds), []).append((str(line.get_linestyle()), line.get_color()))
+    assert max(len(styles) for styles in by_panel.values()) == 2
+    for styles in by_panel.values():
+        assert len({dash for dash, _ in styles}) == len(styles) and len({colour for _, colour in styles}) == len(styles)
+
+
+def test_a_picture_has_words_for_those_who_cannot_see_it():
+    board, history = dashboard.Dashboard(["ppo"]), list(invented(6))
+    assert "ppo at step 6 of 6" in board.words([history]) and "kl 0.5" in board.words([history])
+
+
+# ---------------------------------------------------------------------------------------------- replay
+
+
+def test_replay_of_a_stage_that_is_not_there_names_what_is():
+    with pytest.raises(ValueError, match="no steps of 'dpo'.*ppo"):
+        live.replay(list(itertools.islice(invented(), 3)), "dpo")
