@@ -225,6 +225,14 @@ def filling_logps(policy: Policy, prompt: Text, beginning: str, fillings: Sequen
     return sequence_logps(scored, batch.mask).double().log_softmax(0).cpu()
 
 
+def place(logps: Tensor, ref_logps: Tensor, rewards: Tensor) -> tuple[float, float]:
+    """Exact (KL to the reference in nats, expected reward) of a distribution over N enumerated responses, each argument (N,)."""
+    logps, ref_logps = logps.log_softmax(-1), ref_logps.log_softmax(-1)
+    chances = logps.exp()
+    kl = torch.where(chances > 0, chances * (logps - ref_logps), 0.0).sum()
+    return kl.item(), (chances * rewards).sum().item()
+
+
 # ---------------------------------------------------------------------------------------------- the reward model
 
 

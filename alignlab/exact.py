@@ -86,6 +86,17 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
     return (values.gather(-1, order) * shared.to(values)).sum(-1)
 
 
+def best_of_n_logps(scores: Tensor, ref_logps: Tensor, n: int) -> Tensor:
+    """log of best-of-n's exact distribution over enumerated responses: (N,) scores, (N,) ref_logps -> (N,), nats.
+
+    The best of n draws has at most score s with probability F(s)^n, F the reference's; responses that score alike share by ref_logps.
+    """
+    mass = ref_logps.log_softmax(-1).exp()
+    below, through = ((mass * compare(scores[None, :], scores[:, None])).sum(-1) for compare in (torch.lt, torch.le))
+    run = through - below  # the mass of all that score alike
+    return ((through**n - below**n) * mass / run).log()
+
+
 def best_of_n_kl(n: int) -> float:
     """KL(best of n, reference) in nats: log n - (n - 1) / n, exact where no two responses score alike, else a bound.
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from alignlab import dpo, evaluate, ppo, reward, sft
+from alignlab import dpo, evaluate, losses, ppo, reward, sft
 from alignlab.data import read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.meter import metered
@@ -55,7 +55,8 @@ class Pipeline:
         base, (train, _) = self.reference, self.pairs
         if not self.run.finished("reward"):
             model = base.reward_model("reward", self.size.rank, self.seed)
-            self._train("reward", f"reward model on {len(train)} pairs", reward.train(model, train, self.size.reward))
+            steps = self._examined(model, reward.train(model, train, self.size.reward))
+            self._train("reward", f"reward model on {len(train)} pairs", steps)
             self.run.write("reward", model.save)
         return RewardModel.load(base, self.run.folder / "reward")
 
@@ -165,10 +166,22 @@ class Pipeline:
                     self.run.log(metrics)
         self.run.log({"stage": stage, **spent}, "timing.jsonl")
 
+    def _examined(self, model: RewardModel, steps: Iterator[dict]) -> Iterator[dict]:
+        """The same steps; ten times over the stage a step also has test_loss and test_accuracy, on held-out pairs."""
+        pairs = self.pairs[1][: self.size.probe]
+        for metrics in steps:
+            if _tenth(metrics):
+                margins = evaluate.pair_margins(model, pairs, self.size.reward.max_length)
+                metrics |= {
+                    "test_loss": losses.preference_loss(margins, torch.zeros_like(margins)).item(),
+                    "test_accuracy": (margins > 0).float().mean().item(),
+                }
+            yield metrics
+
     def _probed(self, policy: Policy, steps: Iterator[dict]) -> Iterator[dict]:
         """The same steps; ten times over the stage a step also has kl, gold, length and stop_rate of fresh answers."""
         for metrics in steps:
-            if metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1:
+            if _tenth(metrics):
                 seen = self._answer(policy, self.size.prompts[: self.size.probe], 1, None)
                 metrics |= {
                     "kl": seen.kl.mean().item(),
@@ -197,6 +210,11 @@ class Pipeline:
             max_new_tokens=rules.max_new_tokens, temperature=rules.temperature, missing_eos_score=rules.missing_eos_score,
             seed=self.seed, reference=policy is None, rows=self.size.rows, watch=self._progress(title),
         )  # fmt: skip
+
+
+def _tenth(metrics: dict) -> bool:
+    """Whether it is one of about ten steps spread over a stage, the first and the last among them."""
+    return metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1
 
 
 def _shown(answers: evaluate.Answers, prompt: int, answer: int = 0) -> dict:

@@ -42,6 +42,13 @@ def test_the_table_fits_100_columns_and_both_policies_beat_the_reference(fast_ru
 
 
 @pytest.mark.slow
+def test_the_reward_models_gap_between_training_and_held_out_pairs_is_recorded_over_the_stage(fast_run):
+    records = [record for record in read_lines(fast_run / "metrics.jsonl") if record["stage"] == "reward"]
+    seen = [(record["step"], record["test_loss"], record["test_accuracy"]) for record in records if "test_loss" in record]
+    assert 8 <= len(seen) <= 13 and seen[0][0] == 0 and seen[-1][0] == records[-1]["step"]
+    assert seen[0][1] > seen[-1][1] < 0.69 and seen[-1][2] > 0.6
+
+
 def test_the_same_command_goes_on_where_the_run_was_stopped(fast_run, tmp_path):
     """Forget the last stage and half of its metrics, as a kill would leave it; the metrics must come out the same."""
     import shutil

@@ -487,3 +487,22 @@ def test_shown_counts_the_betas_before_any_prompt_runs_out_of_samples():
 def test_beta_of_a_frontier_must_be_positive():
     with pytest.raises(ValueError, match="beta.*-0.5"):
         exact.frontier(torch.zeros(1, 2), betas=[1.0, -0.5])
+
+
+def test_best_of_n_over_enumerated_responses_by_hand():
+    """pi_ref = (0.5, 0.3, 0.2) in rising order of score: the best of two is the third with 1 - 0.8^2, the first with 0.5^2."""
+    logps = exact.best_of_n_logps(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.5, 0.3, 0.2]).log(), 2)
+    torch.testing.assert_close(logps.exp(), torch.tensor([0.25, 0.39, 0.36]))
+    tied = exact.best_of_n_logps(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([0.5, 0.3, 0.2]).log(), 2)
+    torch.testing.assert_close(tied.exp(), torch.tensor([0.64 * 5 / 8, 0.64 * 3 / 8, 0.36]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_enumerated_best_of_n_keeps_to_its_kl_and_to_draws(n):
+    chance = torch.Generator().manual_seed(n)
+    scores, ref = torch.randn(12, generator=chance, dtype=torch.float64), torch.randn(12, generator=chance, dtype=torch.float64).log_softmax(-1)
+    logps = exact.best_of_n_logps(scores, ref, n)
+    assert logps.exp().sum() == pytest.approx(1.0) and (logps.exp() * (logps - ref)).sum() <= exact.best_of_n_kl(n) + 1e-9
+    draws = torch.multinomial(ref.exp(), 20_000 * n, replacement=True, generator=chance).view(20_000, n)
+    seen = scores[draws].max(-1).values.mean()
+    assert (logps.exp() * scores).sum() == pytest.approx(seen.item(), abs=4 * scores.std().item() / 20_000**0.5)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from alignlab import evaluate, sizes, view
-from alignlab.models import Policy
+from alignlab import evaluate, exact, sizes, view, world
+from alignlab.models import Policy, load
 
 
 def answers(gold: torch.Tensor, kl: float) -> evaluate.Answers:
@@ -59,3 +59,25 @@ def test_the_verdict_blames_nobody_it_cannot_judge(kind, efficiency):
     words = " ".join(view.verdict(comparison))
     assert ("lost by the judge" in words) == (efficiency is not None)
     assert ("only judge" in words) == (kind == "reward_model")
+
+
+@pytest.mark.slow
+def test_trained_policies_and_best_of_n_on_the_enumerated_plane_lie_below_its_exact_frontier(fast_run):
+    """Every filling of "The plot was __ __." is known, so KL, reward and optimum are exact for PPO, DPO and best-of-n."""
+    base, prompt = load(fast_run / "sft"), "Write a review of a quiet comedy about two brothers."
+    fillings = world.blank_fillings()
+    rewards = torch.tensor([world.blank_reward(*filling) for filling in fillings], dtype=torch.float64)
+    ref = evaluate.filling_logps(Policy(base, None, base), prompt, world.BLANKS, fillings, reference=True)
+    points = {f"best of {n}": evaluate.place(exact.best_of_n_logps(rewards, ref, n), ref, rewards) for n in (4, 16)}
+    for name in ("ppo", "dpo"):
+        base.load_adapter(name, fast_run / name)
+        points[name] = evaluate.place(evaluate.filling_logps(Policy(base, name, base), prompt, world.BLANKS, fillings), ref, rewards)
+    kl_ref, start = evaluate.place(ref, ref, rewards)
+    assert kl_ref == pytest.approx(0.0, abs=1e-9)
+    for name, (kl, reward) in points.items():
+        low, high = 1e-3, 1e3  # the beta whose optimum has this KL, by bisection
+        for _ in range(100):
+            beta = (low * high) ** 0.5
+            best, reached, _ = exact.tilt(rewards, beta, ref)
+            low, high = (beta, high) if reached > kl else (low, beta)
+        assert kl > 1e-3 and start < reward <= best + 1e-6, (name, kl, reward, best)
