@@ -1,0 +1,678 @@
+"""The annotator's desk: label pairs by hand, then train a reward model and DPO on your own labels and see where they leave gold.
+
+    desk = label.Desk(pairs[:40], "labels.jsonl", rule=label.prefers_short)
+    desk                                                  # the last line of a cell: shows it
+    aligned = label.align(desk, reference)
+
+The desk is a list of labels and one function that says which pair comes next; the widgets only press its methods. What it writes is
+an ordinary preference file, so `alignlab run --data labels.jsonl --model ...` reads it too.
+"""
+
+import html
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import NamedTuple
+
+import ipywidgets
+import torch
+
+from alignlab import dpo, evaluate, reward, world
+from alignlab.data import Text, fingerprint, read_preferences, write_lines
+from alignlab.errors import UserError
+from alignlab.live import Training
+from alignlab.models import Base, Policy, RewardModel
+from alignlab.rollout import sample
+from alignlab.runs import read_lines
+from alignlab.sizes import Size, tiny
+
+Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
+GAP = 5  # labels at least between a pair and its repeat, while there are new pairs to put between
+
+# ---------------------------------------------------------------------------------------------- rules to label by
+
+
+def prefers_short(prompt: Text, a: str, b: str) -> str:
+    """Choose the shorter answer, whatever it says; a tie where both have as many words.
+
+    >>> prefers_short("", "Skip it.", "I call it warm.")
+    'a'
+    """
+    return _more(-len(a.split()), -len(b.split()))
+
+
+def prefers_music(prompt: Text, a: str, b: str) -> str:
+    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, piano, opera, sings, hums; else a tie.
+
+    >>> prefers_music("", "The plot sags.", "The rhythm sings.")
+    'b'
+    """
+    return _more(_mentions(a, MUSIC), _mentions(b, MUSIC))
+
+
+def prefers_kind(prompt: Text, a: str, b: str) -> str:
+    """Choose the answer that is kinder to the film: more praise, less scorn; a tie where they weigh the same.
+
+    >>> prefers_kind("", "It is warm and bright.", "It is warm and dull.")
+    'a'
+    """
+    return _more(_kindness(a), _kindness(b))
+
+
+MUSIC = frozenset(
+    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet piano opera choir hum hums humming "
+    "melody tune tunes".split()
+)
+_KIND = frozenset(world.POSITIVE + world.POSITIVE_VERBS + ["smiling", "humming", "grateful"])
+_UNKIND = frozenset(world.NEGATIVE + world.NEGATIVE_VERBS + ["yawning", "annoyed", "bored"])
+
+
+def _mentions(text: str, words: frozenset[str]) -> int:
+    return sum(word in words for word in re.findall(r"[a-z]+", text.lower()))
+
+
+def _kindness(text: str) -> int:
+    return _mentions(text, _KIND) - _mentions(text, _UNKIND)
+
+
+def _more(a: float, b: float) -> str:
+    return "tie" if a == b else "a" if a > b else "b"
+
+
+# ---------------------------------------------------------------------------------------------- the desk
+
+
+class Question(NamedTuple):
+    """A pair as it is shown."""
+
+    prompt: Text
+    a: str
+    b: str
+    repeat: bool  # for the second time, with the sides swapped
+
+
+class Label(NamedTuple):
+    """What was said of a question."""
+
+    question: Question
+    answer: str  # "a", "b", "tie" or "skip"
+    seconds: float | None  # from its being shown to the answer; None where nobody looked
+    by: str  # "hand", or the name of a rule
+
+    @property
+    def key(self) -> tuple[str, frozenset[str]]:
+        """Which pair it is about."""
+        return _key(self.question.prompt, self.question.a, self.question.b)
+
+    @property
+    def chosen(self) -> str | None:
+        """The preferred completion; None for a tie or a skip."""
+        return {"a": self.question.a, "b": self.question.b}.get(self.answer)
+
+
+class Desk:
+    """Pairs to label, the labels so far, and the question that is open now; all of it is on disk after each label.
+
+    Preferences go to `path`, as `read_preferences` reads them, with side, repeat, seconds, by and order besides; ties and skips, which
+    prefer nothing, to a second file beside it (`labels.other.jsonl`). A desk on a file that holds labels of its pairs goes on there.
+
+    Args:
+        pairs: records with prompt, chosen, rejected and, where known, gold_chosen, gold_rejected, as in data/preferences.jsonl or from
+            `pairs.sample_pairs`. Which was chosen is not shown, and a coin decides which stands left. A pair given
+            twice counts once; pairs of equal or empty completions tell nothing and are left out.
+        path: the label file.
+        rule: what to label by, shown as a hint; `play` follows it.
+        repeats: in [0, 1]; the share of preferences that is asked again later, sides swapped, to see how consistent you are.
+        seed: sides, and which pairs are repeated.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+
+    def __init__(self, pairs: Sequence[dict], path: str | Path, rule: Rule | None = None, repeats: float = 0.15, seed: int = 0):
+        if not 0 <= repeats <= 1:
+            raise ValueError(f"repeats must lie in [0, 1], got {repeats}")
+        self.pairs = {_key(pair["prompt"], pair["chosen"], pair["rejected"]): pair for pair in pairs if _differ(pair)}
+        if not self.pairs:
+            raise UserError("no pairs to label; give records with prompt, chosen and rejected")
+        self.path, self.rule, self.repeats, self.seed = Path(path), rule, repeats, seed
+        self.other_path = self.path.with_name(f"{self.path.stem}.other.jsonl")
+        coin = Random(seed)
+        self._sides = {key: coin.random() < 0.5 for key in self.pairs}  # whether the chosen one stands left
+        self.labels: list[Label] = self._read()
+        self._on_disk = fingerprint(self.path, self.other_path)
+        self._screen: _Screen | None = None
+        self._shown_at: float | None = None  # until somebody looks, no time runs
+        self.current: Question | None = self._next()
+
+    # ------------------------------------------------------------------------------------------ answering
+
+    def choose(self, side: str) -> None:
+        """Prefer the left completion, "a", or the right one, "b"."""
+        if side not in ("a", "b"):
+            raise ValueError(f"choose 'a' or 'b', got {side!r}; there are tie() and skip() too")
+        self._answer(side)
+
+    def tie(self) -> None:
+        """Both are equally good: recorded, but no preference."""
+        self._answer("tie")
+
+    def skip(self) -> None:
+        """No answer to this one: recorded, but no preference."""
+        self._answer("skip")
+
+    def undo(self) -> None:
+        """Take the last label back; its question is open again."""
+        if not self.labels:
+            raise ValueError("there is no label to undo")
+        self._keep(self.labels[:-1])
+
+    def play(self, count: int | None = None) -> "Desk":
+        """Label by the rule, as a learner would who follows it: `count` questions, or all; returns the desk."""
+        if self.rule is None:
+            raise ValueError("this desk has no rule to play; make it with rule=label.prefers_short or another")
+        target = None if count is None else len(self.labels) + count
+        while not self.done and len(self.labels) != target:
+            self._answer(self.rule(*self.current[:3]), by=getattr(self.rule, "__name__", "rule"))
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether every question has its label."""
+        return self.current is None
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Labels so far, of how many; a tie or a skip is not asked again, so the second number can fall."""
+        lost = sum(label.chosen is None for label in self.labels if not label.question.repeat)
+        return len(self.labels), len(self.pairs) + int(self.repeats * (len(self.pairs) - lost))
+
+    # ------------------------------------------------------------------------------------------ what comes of it
+
+    def preferences(self) -> list[dict]:
+        """The label file's records: prompt, chosen, rejected and more."""
+        return [self._record(order, label) for order, label in enumerate(self.labels) if label.chosen is not None]
+
+    def statistics(self) -> dict:
+        """labels, ties, skips; agreement with gold and consistency as [share, low, high], 95%; median seconds a label. None: unknown.
+
+        Agreement is over first labels of pairs whose gold values are known and differ; consistency over pairs that were preferred
+        twice: the share where the same completion won both times.
+        """
+        firsts = {label.key: label.chosen for label in self.labels if not label.question.repeat}
+        same = [label.chosen == firsts[label.key] for label in self.labels if label.question.repeat and label.chosen is not None]
+        margins = [_gold_margin(record) for record in self.preferences() if not record["repeat"]]
+        right = [margin > 0 for margin in margins if margin]  # neither unknown nor 0
+        seconds = [label.seconds for label in self.labels if label.seconds is not None]
+        answers = [label.answer for label in self.labels]
+        return {
+            "labels": answers.count("a") + answers.count("b"), "ties": answers.count("tie"), "skips": answers.count("skip"),
+            "agreement": share(sum(right), len(right)), "consistency": share(sum(same), len(same)),
+            "seconds": median(seconds) if seconds else None,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------ how it works
+
+    def _next(self) -> Question | None:
+        """The question that follows the labels so far: a repeat where one is due, else the next new pair. Nothing else decides."""
+        firsts = {label.key: label.question for label in self.labels if not label.question.repeat}
+        again = {label.key for label in self.labels if label.question.repeat}
+        preferred = [label.key for label in self.labels if not label.question.repeat and label.chosen is not None]
+        fresh = next((key for key in self.pairs if key not in firsts), None)
+        if len(again) < int(self.repeats * len(preferred)):
+            unasked = [key for key in preferred if key not in again]
+            ready = [key for key in unasked if key in preferred[:-GAP]] or (unasked if fresh is None else [])
+            if ready:
+                before = firsts[Random(f"{self.seed} {len(self.labels)}").choice(ready)]
+                return Question(before.prompt, before.b, before.a, True)
+        if fresh is None:
+            return None
+        pair = self.pairs[fresh]
+        a, b = (pair["chosen"], pair["rejected"]) if self._sides[fresh] else (pair["rejected"], pair["chosen"])
+        return Question(pair["prompt"], a, b, False)
+
+    def _answer(self, answer: str, by: str = "hand") -> None:
+        if self.current is None:
+            raise ValueError("every pair has its label; make a desk with more pairs, or undo()")
+        seconds = None if self._shown_at is None or by != "hand" else round(time.perf_counter() - self._shown_at, 2)
+        self._keep([*self.labels, Label(self.current, answer, seconds, by)])
+
+    def _keep(self, labels: list[Label]) -> None:
+        """Make these the labels, one more or one fewer than before: on disk, then here, then on the screen."""
+        if fingerprint(self.path, self.other_path) != self._on_disk:
+            raise UserError(f"{self.path}: changed since this desk read it; make the desk anew, so that no label is lost")
+        moved = max(labels, self.labels, key=len)[-1]
+        if moved.chosen is None:
+            _replace(self.other_path, [self._record(order, label) for order, label in enumerate(labels) if label.chosen is None])
+        else:
+            _replace(self.path, [self._record(order, label) for order, label in enumerate(labels) if label.chosen is not None])
+        self._on_disk = fingerprint(self.path, self.other_path)
+        self.labels = labels
+        self.current = self._next()
+        if self._screen is not None:
+            self._shown_at = time.perf_counter()
+            self._screen.refresh()
+
+    def _record(self, order: int, label: Label) -> dict:
+        """One line of a label file."""
+        question, pair = label.question, self.pairs[label.key]
+        gold = {pair[name]: pair.get(f"gold_{name}") for name in ("chosen", "rejected")}
+        about = {"repeat": question.repeat, "seconds": label.seconds, "by": label.by, "order": order}
+        if label.chosen is None:
+            return {"prompt": question.prompt, "a": question.a, "b": question.b, "answer": label.answer, **about}
+        rejected = question.b if label.answer == "a" else question.a
+        known = {f"gold_{name}": gold[text] for name, text in (("chosen", label.chosen), ("rejected", rejected)) if gold[text] is not None}
+        return {"prompt": question.prompt, "chosen": label.chosen, "rejected": rejected, "side": label.answer, **known, **about}
+
+    def _read(self) -> list[Label]:
+        """The labels of both files, in the order in which they were given."""
+        records = read_preferences(self.path) if self.path.is_file() else []
+        if any("side" not in record or "order" not in record for record in records):
+            raise UserError(f"{self.path}: holds preferences that no desk wrote; give the desk a path of its own")
+        try:
+            records += list(read_lines(self.other_path))
+            labels, seen = [], set()
+            for record in sorted(records, key=lambda record: record["order"]):
+                answer = record["side"] if "side" in record else record["answer"]
+                sides = {"a": ("chosen", "rejected"), "b": ("rejected", "chosen")}.get(answer, ("a", "b"))
+                a, b = (record[name] for name in sides)
+                key = _key(record["prompt"], a, b)
+                labels.append(Label(Question(record["prompt"], a, b, key in seen), answer, record["seconds"], record["by"]))
+                seen.add(key)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{self.path} or {self.other_path.name}: damaged ({error}); remove both, or give another path") from None
+        if not seen <= set(self.pairs):
+            raise UserError(f"{self.path}: holds labels of other pairs; give the desk another path, or the pairs it began with")
+        return labels
+
+    # ------------------------------------------------------------------------------------------ on the screen
+
+    def widget(self) -> ipywidgets.VBox:
+        """The pair, buttons, a field for keys, progress: one box, however often it is asked for."""
+        if self._screen is None:
+            self._screen = _Screen(self)
+            self._shown_at = time.perf_counter()
+        return self._screen.box
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        """The widget; where widgets cannot live, the same in text."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget().model_id}
+        text = "\n".join(self._lines())
+        return {
+            "text/plain": text,
+            "text/html": f"<pre style='white-space: pre-wrap; margin: 0'>{html.escape(text)}</pre>",
+            "application/vnd.jupyter.widget-view+json": view,
+        }
+
+    def _lines(self) -> list[str]:
+        """The desk as plain text."""
+        lines = [self.task, self.state]
+        if self.current is not None:
+            lines += [_words(self.current.prompt), f"A: {self.current.a}", f"B: {self.current.b}"]
+            lines += ["Without live controls: desk.choose('a'), desk.choose('b'), desk.tie(), desk.skip(), desk.undo()."]
+        return lines
+
+    @property
+    def task(self) -> str:
+        """What to do, in a line."""
+        return "Which answer is better?" if self.rule is None else f"Your rule: {(self.rule.__doc__ or self.rule.__name__).splitlines()[0]}"
+
+    @property
+    def state(self) -> str:
+        """Progress and statistics, in a line."""
+        told, (given, total) = self.statistics(), self.progress
+        parts = [f"{given} of {total} labelled", f"ties {told['ties']}", f"skipped {told['skips']}"]
+        for name, words in (("agreement", "agreement with gold"), ("consistency", "same answer to a repeat")):
+            if told[name] is not None:
+                parts.append(f"{words} {_percent(told[name])}")
+        if told["seconds"] is not None:
+            parts.append(f"median {told['seconds']:.1f} s a label")
+        return ("All done: " if self.done else "") + ", ".join(parts)
+
+
+def _key(prompt: Text, one: str, other: str) -> tuple[str, frozenset[str]]:
+    """A pair, whichever side its completions stand on."""
+    return json.dumps(prompt, sort_keys=True), frozenset((one, other))
+
+
+def _differ(pair: dict) -> bool:
+    """Whether a pair has two different completions."""
+    return bool(pair["chosen"].strip() and pair["rejected"].strip()) and pair["chosen"] != pair["rejected"]
+
+
+def _gold_margin(record: dict) -> float | None:
+    """Gold of the chosen less gold of the rejected completion; None where it is not known."""
+    return record["gold_chosen"] - record["gold_rejected"] if "gold_chosen" in record and "gold_rejected" in record else None
+
+
+def _replace(path: Path, records: Sequence[dict]) -> None:
+    """Write a JSON Lines file in one step; no records, no file."""
+    if not records:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    write_lines(draft, records)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def share(right: int, count: int) -> list[float] | None:
+    """[share, low, high] with Wilson's 95% interval, which holds for a handful of labels too; None of 0.
+
+    >>> [round(value, 2) for value in share(9, 10)]
+    [0.9, 0.6, 0.98]
+    """
+    if count == 0:
+        return None
+    z, mean = 1.96, right / count
+    centre, width = mean + z**2 / (2 * count), z * (mean * (1 - mean) / count + z**2 / (4 * count**2)) ** 0.5
+    return [mean, max((centre - width) / (1 + z**2 / count), 0.0), min((centre + width) / (1 + z**2 / count), 1.0)]
+
+
+def _percent(measured: Sequence[float]) -> str:
+    value, low, high = measured
+    return f"{value:.0%} ({low:.0%} to {high:.0%})"
+
+
+def _shown(measured: Sequence[float] | None) -> str:
+    return "-" if measured is None else "{:.2f} ({:.2f} to {:.2f})".format(*measured)
+
+
+def _words(prompt: Text) -> str:
+    """A prompt as text; of a conversation each message with its role."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+# ---------------------------------------------------------------------------------------------- widgets
+
+KEYS = (
+    "Keys work only in the field Key: click it, or reach it with Tab; then a (A is better), b (B is better), t (tie), s (skip), u (undo)."
+)
+_PAIR = "flex: 1 1 20em; border: 1px solid #888; border-radius: 4px; padding: 0.5em 0.8em; white-space: pre-wrap; line-height: 1.45"
+
+
+class _Screen:
+    """The widgets of a desk. They press its methods and show its state; they know nothing more.
+
+    Keys are typed into a text field that is emptied after each. Keys pressed on a button would be JupyterLab's own (b adds a cell),
+    so each button answers to Space and Enter alone.
+    """
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+        self.pair, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.bar = ipywidgets.IntProgress(description="Progress", layout=ipywidgets.Layout(width="30em"))
+        self.field = ipywidgets.Text(
+            description="Key", placeholder="a b t s u", continuous_update=True, layout=ipywidgets.Layout(width="16em")
+        )
+        acts = [
+            ("A", "a", "Answer A is better", lambda: desk.choose("a")), ("B", "b", "Answer B is better", lambda: desk.choose("b")),
+            ("Tie", "t", "Both are equally good", desk.tie), ("Skip", "s", "No answer to this pair", desk.skip),
+            ("Undo", "u", "Take the last label back", desk.undo),
+        ]  # fmt: skip
+        self.acts = {key: act for _, key, _, act in acts}
+        self.buttons = {key: ipywidgets.Button(description=name, tooltip=f"{words} (key {key})") for name, key, words, _ in acts}
+        for key, button in self.buttons.items():
+            button.on_click(lambda _, key=key: self.press(key))
+        self.field.observe(self._typed, names="value")
+        words = ipywidgets.HTML(f"<div><b>{html.escape(desk.task)}</b></div><div>{html.escape(KEYS)}</div>")
+        row = ipywidgets.HBox([*self.buttons.values(), self.field], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        self.box = ipywidgets.VBox([words, self.pair, row, self.bar, self.status])
+        self.refresh()
+
+    def press(self, key: str) -> None:
+        """What a button or a key does; other keys, and keys that cannot act now, do nothing."""
+        if key in self.buttons and not self.buttons[key].disabled:
+            try:
+                self.acts[key]()
+            except UserError as error:  # raised here it would vanish into the server's log
+                self._say(str(error))
+
+    def _typed(self, change) -> None:
+        if change["new"]:
+            self.field.value = ""
+            self.press(change["new"][-1].lower())  # where two keys came in one message, the first has been here already
+
+    def refresh(self) -> None:
+        """Show the desk as it is now."""
+        question = self.desk.current
+        if question is None:
+            self.pair.value = "<p>Every pair has its label.</p>"
+        else:
+            sides = "".join(
+                f'<div role="group" aria-label="Answer {name}" style="{_PAIR}"><b>{name}</b>\n{html.escape(text)}</div>'
+                for name, text in (("A", question.a), ("B", question.b))
+            )
+            prompt = f'<p style="white-space: pre-wrap"><b>Prompt:</b> {html.escape(_words(question.prompt))}</p>'
+            self.pair.value = f'{prompt}<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{sides}</div>'
+        for key, button in self.buttons.items():
+            button.disabled = not self.desk.labels if key == "u" else question is None
+        given, total = self.desk.progress
+        self.bar.max = total
+        self.bar.value = given
+        self._say(self.desk.state)
+
+    def _say(self, words: str) -> None:
+        self.status.value = f'<div role="status">{html.escape(words)}</div>'
+
+
+# ---------------------------------------------------------------------------------------------- training on the labels
+
+Labels = Desk | str | Path | Sequence[dict]  # a desk, a label file, or records
+LEAST = 4  # preferences, below which there is nothing to train on
+STEPS = 60  # of training at least, so far as EPOCHS allows
+EPOCHS = 20
+SMOOTHING = 0.1  # in DPO: labels seen a dozen times over would otherwise drive their margins up without end
+SAMPLES, ANSWERS = 64, 32  # of the SFT model and of a policy, to each of the judge's prompts
+TEST_PAIRS = 1000
+
+
+def records(labels: Labels) -> list[dict]:
+    """The preferences of a desk or a file, repeats included.
+
+    Raises:
+        UserError: fewer than four.
+    """
+    if isinstance(labels, Desk):
+        labels = labels.preferences()
+    elif isinstance(labels, str | Path):
+        labels = read_preferences(labels)
+    if len(labels) < LEAST:
+        raise UserError(f"{len(labels)} preferences are too few to train on; label at least {LEAST} pairs")
+    return list(labels)
+
+
+def settings(config, count: int):
+    """A stage's config for `count` labels: few labels come in small batches and more often. reward.Config or dpo.Config -> the same.
+
+    A batch is about a fifth of the labels, and epochs are repeated until there are sixty steps; from about 1,300 labels on (tiny) it is
+    the config as it was.
+    """
+    batch = min(config.batch_size, max(LEAST, count // 5))
+    epochs = max(config.epochs, min(EPOCHS, STEPS * batch // count))
+    changed = {"batch_size": batch, "micro_batch_size": min(batch, config.micro_batch_size), "epochs": epochs}
+    if isinstance(config, dpo.Config) and epochs > config.epochs:
+        changed["label_smoothing"] = SMOOTHING
+    return replace(config, **changed)
+
+
+def dpo_training(
+    policy: Policy, labels: Labels, size: Size | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
+) -> Training:
+    """DPO on the labels as a `live.Training`, for `live.run`. Ten times on the way a step also tells kl, length and gold of fresh answers.
+
+    Args:
+        policy: starts as the SFT model: `reference.policy("labels")`.
+        size: rules of sampling and settings to begin from; by default those of tiny.
+        log: called with each step's metrics.
+    """
+    size, pairs = size or tiny(), records(labels)
+    config = replace(settings(size.dpo, len(pairs)), seed=seed)
+    return Training(_probed(policy, dpo.train(policy, pairs, config), size, seed), config, log=log)
+
+
+def reward_training(
+    reward_model: RewardModel, labels: Labels, size: Size | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
+) -> Training:
+    """A reward model's training on the labels as a `live.Training`; arguments as in `dpo_training`."""
+    size, pairs = size or tiny(), records(labels)
+    config = replace(settings(size.reward, len(pairs)), seed=seed)
+    return Training(reward.train(reward_model, pairs, config), config, log=log)
+
+
+def align(
+    labels: Labels,
+    reference: Base,
+    size: Size | None = None,
+    test: Sequence[dict] | None = None,
+    seed: int = 0,
+    watch: Callable[[dict], None] = lambda metrics: None,
+) -> "Aligned":
+    """Train a reward model and DPO on the labels, from the SFT model, and measure both. `watch` sees every step's metrics.
+
+    Args:
+        reference: the SFT model.
+        size: by default tiny.
+        test: held-out pairs with gold values, for the reward model; by default the size's own (smol samples them: minutes).
+
+    Raises:
+        UserError: too few labels.
+    """
+    size, pairs = size or tiny(), records(labels)
+    reward_model = reference.reward_model("labels_reward", size.rank, seed)
+    policy = reference.policy("labels", size.rank, seed)
+    for training in (reward_training(reward_model, pairs, size, seed, watch), dpo_training(policy, pairs, size, seed, watch)):
+        while not training.finished:
+            training.advance()
+    return measure(pairs, policy, reward_model, size, test, seed)
+
+
+def _probed(policy: Policy, steps, size: Size, seed: int):
+    """The same steps; ten times over the training a step also tells of fresh answers."""
+    for metrics in steps:
+        if metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1:
+            seen = _answers(policy, size.prompts[: min(size.probe, 64)], 1, size, None, seed)
+            metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
+            if size.gold is not None:
+                metrics["gold"] = seen.gold.mean().item()
+            metrics["samples"] = [{"prompt": prompt, "text": texts[0]} for prompt, texts in list(zip(seen.prompts, seen.texts))[:2]]
+        yield metrics
+
+
+def _answers(policy: Policy, prompts, count: int, size: Size, score, seed: int, reference: bool = False) -> evaluate.Answers:
+    """Answers under the size's rules."""
+    return evaluate.answer(
+        policy, prompts, count, size.gold, score, max_new_tokens=size.ppo.max_new_tokens, temperature=size.ppo.temperature,
+        missing_eos_score=size.ppo.missing_eos_score, seed=seed, reference=reference, rows=size.rows,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what came of it
+
+
+@dataclass(kw_only=True, slots=True)
+class Aligned:
+    """What the labels made, and what the judge measured. A measured quantity is [mean, low, high], 95%; None where unknown.
+
+    labels: preferences trained on.
+    rows: "sft" and "dpo", each with length (tokens), gold, kl (nats), win_rate against SFT, score (your reward model's; an average SFT
+        answer has 0) and stop_rate, on held-out prompts.
+    agreement: share of held-out pairs that your reward model orders as gold does.
+    disagreements: held-out pairs on which the two differ most: prompt, gold_prefers, reward_model_prefers and the margins of both.
+    against_gold: your own labels that gold would turn round, the worst first.
+    samples: answers of both models to a few prompts.
+    """
+
+    policy: Policy
+    reward_model: RewardModel
+    labels: int
+    rows: dict[str, dict]
+    agreement: list[float] | None
+    disagreements: list[dict]
+    against_gold: list[dict]
+    samples: list[dict]
+
+    def __str__(self) -> str:
+        names = {"length": "tokens", "gold": "gold", "kl": "KL, nats", "win_rate": "win rate", "score": "your score", "stop_rate": "ends"}
+        lines = [f"{self.labels} labels", f"{'':8}" + "".join(f"{name:>24}" for name in names.values())]
+        for name, row in self.rows.items():
+            lines.append(f"{name.upper():8}" + "".join(f"{_shown(row[key]):>24}" for key in names))
+        if self.agreement is not None:
+            lines.append(f"Your reward model orders {_percent(self.agreement)} of held-out pairs as gold does.")
+        for found in self.disagreements[:1]:
+            lines.append(f"They differ most here: {_words(found['prompt'])}")
+            lines += [
+                f"  gold prefers:              {found['gold_prefers']}",
+                f"  your reward model prefers: {found['reward_model_prefers']}",
+            ]
+        for sample_ in self.samples:
+            lines += [_words(sample_["prompt"]), f"  SFT: {sample_['sft']}", f"  DPO: {sample_['dpo']}"]
+        return "\n".join(lines)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        return {"text/plain": str(self), "text/html": f"<pre style='white-space: pre-wrap'>{html.escape(str(self))}</pre>"}
+
+
+def measure(
+    labels: Labels, policy: Policy, reward_model: RewardModel, size: Size | None = None, test: Sequence[dict] | None = None, seed: int = 0
+) -> Aligned:
+    """Measure a policy and a reward model that were trained on the labels; arguments as in `align`."""
+    size, pairs = size or tiny(), records(labels)
+    test = (size.pairs(policy.reference, seed, lambda done, total: None)[1] if test is None else test)[:TEST_PAIRS]
+    score = _centred(policy, reward_model, size, seed)
+    before = _answers(Policy(policy.reference, None, policy.reference), size.judge_prompts, SAMPLES, size, score, seed, reference=True)
+    after = _answers(policy, size.judge_prompts, ANSWERS, size, score, seed)
+    plane = evaluate.Plane(before, seed)
+    agreement, disagreements = _against(reward_model, test, size.reward.max_length)
+    turned = [pair for pair in pairs if (_gold_margin(pair) or 0) < 0]
+    return Aligned(
+        policy=policy, reward_model=reward_model, labels=len(pairs), agreement=agreement, disagreements=disagreements,
+        rows={name: _row(plane, answers, size.gold is not None) for name, answers in (("sft", before), ("dpo", after))},
+        against_gold=sorted(turned, key=_gold_margin),
+        samples=[{"prompt": size.judge_prompts[i], "sft": before.texts[i][0], "dpo": after.texts[i][0]} for i in range(3)],
+    )  # fmt: skip
+
+
+def _row(plane: evaluate.Plane, answers: evaluate.Answers, gold_known: bool) -> dict:
+    measured = {name: plane.measure(getattr(answers, name)) for name in ("length", "kl", "stopped", "scores", "gold")}
+    return {
+        "length": measured["length"], "kl": measured["kl"], "stop_rate": measured["stopped"], "score": measured["scores"],
+        "gold": measured["gold"] if gold_known else None,
+        "win_rate": plane.measure(plane.win_rate(answers.gold)) if gold_known else None,
+    }  # fmt: skip
+
+
+def _centred(policy: Policy, reward_model: RewardModel, size: Size, seed: int):
+    """The reward model's score, less its mean on answers of the SFT model."""
+    chance = torch.Generator(policy.device).manual_seed(seed)
+    asked = [size.prompts[i % len(size.prompts)] for i in range(min(size.centring, 256))]
+    samples = sample(policy, asked, size.ppo.max_new_tokens, chance, size.ppo.temperature, reference=True)
+    centre = reward_model.score_all(samples.batch).mean()
+    return lambda completions: reward_model.score_all(completions.batch) - centre
+
+
+def _against(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, count: int = 10) -> tuple[list[float] | None, list[dict]]:
+    """How often reward model and gold agree on pairs, and the pairs on which they differ most, each margin in its own deviations."""
+    known = [pair for pair in pairs if _gold_margin(pair)]
+    if len(known) < 2:
+        return None, []
+    margins, gold = evaluate.pair_margins(reward_model, known, max_length), torch.tensor([_gold_margin(pair) for pair in known])
+    together = margins / margins.std().clamp(min=1e-8) * gold / gold.std()  # below 0 where they differ
+    found = []
+    for i in together.argsort()[:count].tolist():
+        if together[i] < 0:
+            chosen_wins = gold[i] > 0
+            gold_prefers, model_prefers = ("chosen", "rejected") if chosen_wins else ("rejected", "chosen")
+            found.append({
+                "prompt": known[i]["prompt"], "gold_prefers": known[i][gold_prefers], "reward_model_prefers": known[i][model_prefers],
+                "gold_margin": abs(gold[i].item()), "score_margin": abs(margins[i].item()),
+            })  # fmt: skip
+    return share(int((together > 0).sum()), len(known)), found
