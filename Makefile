@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # For the smaller CPU-only torch: make run TORCH_INDEX=<the CPU index named on pytorch.org, "Get started">
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-fast test-trl test-kernels lab data benchmark clean
+.PHONY: run test test-fast test-trl test-kernels lab data benchmark notebooks assignments colab clean
 
 run: $(READY)
 	$(BIN)/alignlab run
@@ -27,6 +27,18 @@ data: $(READY)
 # The numbers of the README and of docs/benchmarks.md.
 benchmark: $(READY)
 	$(BIN)/python -m alignlab.benchmark
+
+# The notebooks' outputs, of one clean run at full length, and each one's minutes.
+notebooks: $(READY)
+	$(BIN)/python -m alignlab.classroom run
+
+# An nbgrader course: source/ with solutions, release/ with the students' copies.
+assignments: $(READY)
+	$(BIN)/python -m alignlab.classroom assignments course
+
+# Colab badges and set-up cells for your own fork: make colab REPO=owner/name
+colab: $(READY)
+	$(BIN)/python -m alignlab.classroom colab $(REPO)
 
 # Our losses and PPO's first update against TRL; each version in an environment of its own.
 test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready

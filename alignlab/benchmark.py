@@ -1,11 +1,11 @@
-"""The numbers of the README: `python -m alignlab.benchmark [seeds] [betas] [hacking]`. Runs land in `runs/benchmark/`.
+"""The numbers of the README: `python -m alignlab.benchmark [seeds] [betas] [hacking] [SEED ...]`. Runs land in `runs/benchmark/`.
 
-seeds: `alignlab run` with three seeds. betas: PPO and DPO at five betas each, from one SFT model and one reward model.
-hacking: a reward model of 200 pairs and PPO without KL: the proxy rises, gold falls.
+Without seeds they are 0, 1 and 2. seeds: `alignlab run` with each. betas: PPO and DPO at five betas each, from one SFT model and
+one reward model. hacking: a reward model of 200 pairs and PPO without KL: the proxy rises, gold falls.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -13,28 +13,27 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
-from alignlab import dpo, evaluate, ppo, view
-from alignlab.models import Policy, ValueHead
+from alignlab import evaluate, view
+from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run
 from alignlab.sizes import Size, tiny
 
 PLACE = Path("runs/benchmark")
-SEEDS = (0, 1, 2)
 PPO_BETAS = (2.0, 1.0, 0.6, 0.35, 0.25)
 DPO_BETAS = (2.0, 1.0, 0.6, 0.4, 0.25)
 
 
-def seeds() -> None:
-    """Three seeds of the default run; means of what the README quotes."""
+def seeds(of: Sequence[int]) -> None:
+    """The default run with each seed; means of what the README quotes."""
     comparisons = []
-    for seed in SEEDS:
+    for seed in of:
         pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
         comparisons.append(pipeline.compare())
         pipeline.run.write_json("comparison.json", comparisons[-1])
         (pipeline.run.folder / "plane.png").write_bytes(view.png(view.plane_figure(comparisons[-1])))
         print(view.table(comparisons[-1]), flush=True)
-    print(f"\nmean over seeds {SEEDS}, [lowest, highest seed]")
+    print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]")
     print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
     for name in ("best_of_16", "ppo", "dpo"):
         for key in ("kl", "gold", "gain_sd", "win_rate", "gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"):
@@ -44,15 +43,14 @@ def seeds() -> None:
     print(f"  alarms: {sum((c['alarms'] for c in comparisons), [])}")
 
 
-def betas() -> None:
+def betas(of: Sequence[int]) -> None:
     """Five betas each: the points along the frontier, in a figure and a table."""
-    for seed in SEEDS:
+    for seed in of:
         pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
-        points = {"ppo": [], "dpo": []}
-        for beta in PPO_BETAS:
-            points["ppo"].append((beta, pipeline.plane.policy(pipeline.answers(_ppo(pipeline, beta)))))
-        for beta in DPO_BETAS:
-            points["dpo"].append((beta, pipeline.plane.policy(pipeline.answers(_dpo(pipeline, beta)))))
+        points = {
+            stage: [(beta, pipeline.plane.policy(pipeline.answers(_trained(pipeline, stage, beta)))) for beta in betas]
+            for stage, betas in (("ppo", PPO_BETAS), ("dpo", DPO_BETAS))
+        }
         for name, rows in points.items():
             kls = [row["kl"][0] for _, row in rows]
             print(f"seed {seed} {name}: KL rises as beta falls: {kls == sorted(kls)}")
@@ -65,15 +63,14 @@ def betas() -> None:
         (pipeline.run.folder / "betas.png").write_bytes(view.png(figure))
 
 
-def hacking() -> None:
+def hacking(of: Sequence[int]) -> None:
     """Reward hacking on purpose: held-out gold and the reward model's score along a PPO run with beta 0."""
-    for seed in SEEDS:
+    for seed in of:
         size = tiny()
         size.pair_limit, size.reward.epochs = 200, 8
         size.ppo = replace(size.ppo, beta=0.0, iterations=60, seed=seed)
         pipeline = _pipeline(PLACE / f"hacking{seed}", size, seed)
-        policy, value_head = pipeline.reference.policy("ppo", size.rank, seed), ValueHead(pipeline.reference, seed=seed)
-        steps = ppo.train(policy, value_head, pipeline.score, size.prompts, size.ppo, judge=size.gold)
+        policy, steps = pipeline.begin("ppo")
         course = []
         for metrics in _whole(steps, f"seed {seed}"):
             if metrics["step"] % 3 == 2:
@@ -98,18 +95,9 @@ def _pipeline(folder: Path, size: Size, seed: int) -> Pipeline:
     return Pipeline(Run(folder, {**size.describe(), "seed": seed}), size, seed, say=lambda words: print(words, flush=True))
 
 
-def _ppo(pipeline: Pipeline, beta: float) -> Policy:
-    base, size = pipeline.reference, pipeline.size
-    policy = base.policy("sweep", size.rank, pipeline.seed)
-    config = replace(size.ppo, beta=beta)
-    for _ in _whole(ppo.train(policy, ValueHead(base, seed=pipeline.seed), pipeline.score, size.prompts, config), f"PPO beta {beta:g}"):
-        pass
-    return policy
-
-
-def _dpo(pipeline: Pipeline, beta: float) -> Policy:
-    policy = pipeline.reference.policy("sweep", pipeline.size.rank, pipeline.seed)
-    for _ in _whole(dpo.train(policy, pipeline.pairs[0], replace(pipeline.size.dpo, beta=beta)), f"DPO beta {beta:g}"):
+def _trained(pipeline: Pipeline, stage: str, beta: float) -> Policy:
+    policy, steps = pipeline.begin(stage, replace(getattr(pipeline.size, stage), beta=beta), "sweep")
+    for _ in _whole(steps, f"{stage} beta {beta:g}"):
         pass
     return policy
 
@@ -129,5 +117,6 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ["seeds", "betas", "hacking"]:
-        {"seeds": seeds, "betas": betas, "hacking": hacking}[part]()
+    numbers = tuple(int(word) for word in sys.argv[1:] if word.isdigit()) or (0, 1, 2)
+    for part in [word for word in sys.argv[1:] if not word.isdigit()] or ["seeds", "betas", "hacking"]:
+        {"seeds": seeds, "betas": betas, "hacking": hacking}[part](numbers)

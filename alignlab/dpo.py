@@ -24,7 +24,7 @@ class Config:
     batch_size: pairs a step.
     micro_batch_size: pairs in memory at once; changes memory, not the result.
     epochs: passes over the pairs.
-    max_length: tokens of prompt and completion together.
+    max_length: tokens of prompt and completion together; no more than the model can take.
     seed: order of the pairs.
     """
 
@@ -48,7 +48,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     chosen_logps and rejected_logps (nats a completion, watch both), chosen_reward and rejected_reward.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    examples = encode_all(policy.tokenizer, pairs, ["chosen", "rejected"], config.max_length)
+    examples = encode_all(policy.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, policy.base.max_length))
     references = reference_logps(policy, examples, config.micro_batch_size)  # (pairs, 2), once for all epochs
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)

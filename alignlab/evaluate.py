@@ -239,7 +239,7 @@ def place(logps: Tensor, ref_logps: Tensor, rewards: Tensor) -> tuple[float, flo
 @torch.no_grad()
 def pair_margins(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, rows: int = 128) -> Tensor:
     """score(chosen) - score(rejected) of each pair: (pairs,)."""
-    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], max_length)
+    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(max_length, reward_model.base.max_length))
     margins = []
     for first in range(0, len(examples), rows):
         chosen, rejected = zip(*examples[first : first + rows], strict=True)

@@ -6,6 +6,7 @@ With every adapter off the base *is* the reference. Each role switches its own a
 import copy
 import inspect
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,22 @@ from alignlab.errors import UserError
 
 FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
+
+
+def _hide_old_torchao() -> None:
+    """peft refuses to add any adapter beside a torchao older than 0.16, which Colab has: then it is told that there is none."""
+    import peft.import_utils
+
+    try:
+        peft.import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = lambda: False
+        print("This torchao is too old for peft; alignlab does without it.")
+
+
+_hide_old_torchao()
 
 
 def best_device() -> torch.device:
@@ -190,6 +207,8 @@ class Base:
         with torch.no_grad():
             ours = self.logits(self.hidden(ids, attention))
             theirs = self.network(input_ids=ids, attention_mask=attention).logits
+        if not torch.isfinite(theirs).all():
+            raise UserError(f"{type(self.network).__name__} gives logits that are not finite; its weights are damaged, fetch them again")
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
             raise UserError(f"{type(self.network).__name__} does more to its logits than a linear head; choose another model")
 

@@ -52,13 +52,11 @@ class Pipeline:
     @cached_property
     def reward_model(self) -> RewardModel:
         """Learned from the training pairs, starting from the SFT model."""
-        base, (train, _) = self.reference, self.pairs
         if not self.run.finished("reward"):
-            model = base.reward_model("reward", self.size.rank, self.seed)
-            steps = self._examined(model, reward.train(model, train, self.size.reward))
-            self._train("reward", f"reward model on {len(train)} pairs", steps)
+            model, steps = self.begin("reward")
+            self._train("reward", f"reward model on {len(self.pairs[0])} pairs", steps)
             self.run.write("reward", model.save)
-        return RewardModel.load(base, self.run.folder / "reward")
+        return RewardModel.load(self.reference, self.run.folder / "reward")
 
     @cached_property
     def score(self) -> Score:
@@ -79,11 +77,8 @@ class Pipeline:
     @cached_property
     def ppo(self) -> Policy:
         """The SFT model trained on the reward model's scores."""
-        base, score = self.reference, self.score
         if not self.run.finished("ppo"):
-            policy = base.policy("ppo", self.size.rank, self.seed)
-            value_head = ValueHead(base, seed=self.seed)
-            steps = ppo.train(policy, value_head, score, self.size.prompts, self.size.ppo, judge=self.size.gold)
+            policy, steps = self.begin("ppo")
             self._train("ppo", f"PPO with beta {self.size.ppo.beta:g}", steps)
             self.run.write("ppo", policy.save)
         return self._adapter("ppo")
@@ -91,13 +86,32 @@ class Pipeline:
     @cached_property
     def dpo(self) -> Policy:
         """The SFT model trained on the pairs themselves."""
-        base, (train, _) = self.reference, self.pairs
         if not self.run.finished("dpo"):
-            policy = base.policy("dpo", self.size.rank, self.seed)
-            steps = self._probed(policy, dpo.train(policy, train, self.size.dpo))
-            self._train("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(train)} pairs", steps)
+            policy, steps = self.begin("dpo")
+            self._train("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(self.pairs[0])} pairs", steps)
             self.run.write("dpo", policy.save)
         return self._adapter("dpo")
+
+    def begin(self, stage: str, config=None, name: str | None = None) -> tuple[Policy | RewardModel, Iterator[dict]]:
+        """A fresh policy or reward model, and the generator of metrics that trains it; nothing of it is written.
+
+        Args:
+            stage: "reward", "ppo" or "dpo".
+            config: the stage's; by default the size's. It is read while the generator runs, so give live controls one of their own.
+            name: the adapter's, so that several can live on one base; by default the stage's.
+        """
+        base, size, name = self.reference, self.size, name or stage
+        config = config or getattr(size, stage)
+        if stage == "reward":
+            model = base.reward_model(name, size.rank, self.seed)
+            return model, self._examined(model, reward.train(model, self.pairs[0], config))
+        if stage == "dpo":
+            pairs = self.pairs[0]
+            policy = base.policy(name, size.rank, self.seed)
+            return policy, self._probed(policy, dpo.train(policy, pairs, config))
+        score = self.score
+        policy, value_head = base.policy(name, size.rank, self.seed), ValueHead(base, seed=self.seed)
+        return policy, ppo.train(policy, value_head, score, size.prompts, config, judge=size.gold)
 
     # ------------------------------------------------------------------------------------------ the judge
 

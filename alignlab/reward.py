@@ -21,7 +21,7 @@ class Config:
     batch_size: pairs a step.
     micro_batch_size: pairs in memory at once; changes memory, not the result.
     epochs: passes over the pairs; beyond the first few a reward model overfits.
-    max_length: tokens of prompt and completion together.
+    max_length: tokens of prompt and completion together; no more than the model can take.
     seed: order of the pairs.
     """
 
@@ -39,7 +39,7 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
     Metrics: loss (log 2 = 0.693 at the start), accuracy (share of pairs in the right order), margin (mean difference of scores).
     """
     generator = torch.Generator().manual_seed(config.seed)
-    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], config.max_length)
+    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, reward_model.base.max_length))
     optimizer = optimiser(reward_model.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):

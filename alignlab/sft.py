@@ -21,7 +21,7 @@ class Config:
     batch_size: demonstrations a step.
     micro_batch_size: demonstrations in memory at once; changes memory, not the result.
     epochs: passes over the demonstrations.
-    max_length: tokens of prompt and completion together.
+    max_length: tokens of prompt and completion together; no more than the model can take.
     seed: order of the demonstrations.
     """
 
@@ -39,7 +39,10 @@ def train(policy: Policy, demonstrations: Sequence[dict], config: Config) -> Ite
     Metrics: loss (nats a token), perplexity, tokens, gradient_norm.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    examples = [example for (example,) in encode_all(policy.tokenizer, demonstrations, ["completion"], config.max_length)]
+    examples = [
+        example
+        for (example,) in encode_all(policy.tokenizer, demonstrations, ["completion"], min(config.max_length, policy.base.max_length))
+    ]
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):

@@ -7,7 +7,7 @@ import alignlab
 
 ROOMS = {path.stem: path for path in Path(alignlab.__file__).parent.glob("*.py")}
 DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
-MAY_DRAW = {"view", "dashboard", "live", "explore", "show", "label"}
+MAY_DRAW = {"view", "dashboard", "live", "explore", "show", "label", "workbook"}
 STAGES = {"sft", "reward", "ppo", "dpo"}
 
 

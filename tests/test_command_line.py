@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from architectures import build
 from conftest import alignlab
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -132,6 +133,9 @@ MISTAKES = {
     "equal pair": (["run", "--model", "m", "--data", "equal.jsonl"], "equal.jsonl, line 1: chosen equals rejected"),
     "one prompt only": (["run", "--model", "m", "--data", "single.jsonl"], "at least two different prompts"),
     "no such model": (["run", "--model", "nowhere", "--data", "pairs.jsonl", "--out", "new"], "nowhere: no model there"),
+    "every pair too long": (["run", "--model", "gpt2", "--data", "long.jsonl", "--out", "new"], "no record fits into max_length = 64"),
+    "messages, no template": (["run", "--model", "gpt2", "--data", "messages.jsonl", "--out", "new"], "no chat template; use plain"),
+    "damaged weights": (["run", "--model", "damaged", "--data", "pairs.jsonl", "--out", "new"], "logits that are not finite"),
     "out is a file": (["run", "--out", "pairs.jsonl"], "pairs.jsonl: is a file"),
     "out holds something else": (["run", "--out", "full"], "holds no run"),
     "compare without a run": (["compare", "full"], "no such file"),
@@ -149,10 +153,16 @@ def place(tmp_path_factory):
         "empty": [PAIR | {"chosen": "  "}],
         "equal": [PAIR | {"rejected": PAIR["chosen"]}],
         "single": [PAIR, PAIR],
+        "long": [{**row, "chosen": "on and " * 100 + "on"} for row in (PAIR, other)],
+        "messages": [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in (PAIR, other)],
     }
     for name, rows in files.items():
         text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text)
+    base = build("gpt2")
+    base.save(folder / "gpt2")
+    next(base.network.parameters()).data.fill_(float("nan"))
+    base.save(folder / "damaged")
     (folder / "full").mkdir()
     (folder / "full/note.txt").write_text("mine")
     return folder

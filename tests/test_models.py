@@ -1,5 +1,10 @@
 """One base and small differences: scoring without regard to padding, adapters that keep to themselves, export to plain tools."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from architectures import (
@@ -412,3 +417,16 @@ def test_a_saved_reward_model_and_a_saved_policy_load_as_they_were(tmp_path):
 def test_a_folder_without_a_model_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match="no model there that transformers can load"):
         load(tmp_path / "nothing", "cpu")
+
+
+@pytest.mark.slow
+def test_an_adapter_can_be_added_beside_the_torchao_that_colab_has(tmp_path):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao/__init__.py").write_text("")
+    (tmp_path / "torchao-0.10.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.10.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    places = [str(tmp_path), str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    code = "from architectures import build; print(len(build('llama').policy(rank=2).parameters()) > 0)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "too old for peft" in done.stdout and done.stdout.endswith("True\n"), done.stderr[-1500:]

@@ -1,0 +1,169 @@
+"""The notebooks as a course: run them, make students' copies, set the repository that Colab fetches from.
+
+python -m alignlab.classroom run              outputs of one clean run, and each notebook's minutes     (make notebooks)
+python -m alignlab.classroom assignments DIR  an nbgrader course with solutions and students' copies    (make assignments)
+python -m alignlab.classroom colab REPO       Colab badges and set-up cells for github.com/REPO         (make colab REPO=...)
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from alignlab import checks
+from alignlab.errors import UserError
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
+
+
+def folder() -> Path:
+    """Where the notebooks are: beside the package in a clone."""
+    return Path(__file__).parent.parent / "notebooks"
+
+
+def notebooks() -> list[Path]:
+    """The notebooks, in order.
+
+    Raises:
+        UserError: alignlab was installed without them.
+    """
+    found = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise UserError(f"{folder()}: no notebooks there; they come with a clone of the repository, not with the installed package")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def execute(notebook: NotebookNode, place: Path, timeout: int = 1800) -> None:
+    """Run a notebook from top to bottom in that folder, in a fresh kernel; its outputs are then in it."""
+    from nbclient import NotebookClient
+
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", store_widget_state=False, resources={"metadata": {"path": str(place)}}
+    )
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times, which differ in each run
+        for output in cell.get("outputs", []):
+            if WIDGET in output.get("data", {}) and len(output["data"]) > 1:
+                del output["data"][WIDGET]  # without its state a widget is dead; its text and picture stay
+    notebook.metadata.pop("widgets", None)
+
+
+def run(names: list[str]) -> None:
+    """Run the notebooks whose names begin so (all by default) at full length and keep their outputs."""
+    with tempfile.TemporaryDirectory() as place:
+        for path in notebooks():
+            if not names or any(path.name.startswith(name) for name in names):
+                notebook, start = nbformat.read(path, 4), time.perf_counter()
+                execute(notebook, Path(place))
+                nbformat.write(notebook, path)
+                print(f"{path.name:32} {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- exercises
+
+
+def exercises(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode, NotebookNode]]:
+    """Name, stub cell and check cell of each exercise."""
+    by_id = {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
+    for name, cell in by_id.items():
+        if cell.metadata.nbgrader.solution:
+            yield name, cell, by_id[f"{name}-check"]
+
+
+def solve(notebook: NotebookNode) -> None:
+    """Fill the package's answers into the stubs."""
+    for name, stub, _ in exercises(notebook):
+        stub.source = checks.EXERCISES[name].source
+
+
+def with_solutions(stub: str, name: str) -> str:
+    """A stub whose body is the package's answer, between the marks by which nbgrader cuts solutions out."""
+    (function,) = (node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef))
+    arguments = ", ".join(argument.arg for argument in function.args.args)
+    answer = [f"{checks.EXERCISES[name].source} as answer", f"return answer({arguments})"]
+    lines = ["### BEGIN SOLUTION", *answer, "### END SOLUTION"]
+    return stub.replace("    raise NotImplementedError", "\n".join(f"    {line}" for line in lines))
+
+
+def assignments(course: Path) -> Path:
+    """Write an nbgrader course: `source/` with solutions, `release/` for students. Returns the release's folder.
+
+    Raises:
+        UserError: nbgrader is not installed, or refuses.
+    """
+    for path in notebooks():
+        notebook = nbformat.read(path, 4)
+        for name, stub, _ in exercises(notebook):
+            stub.source = with_solutions(stub.source, name)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        target = course / "source" / "alignlab" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, target)
+    (course / "nbgrader_config.py").write_text(
+        'c = get_config()\nc.CourseDirectory.course_id = "alignlab"\nc.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}\n'
+    )
+    nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
+    return course / "release" / "alignlab"
+
+
+def nbgrader(course: Path, *words: str) -> None:
+    """One of nbgrader's commands in a course. Raises UserError with its last words where it fails."""
+    done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=course, capture_output=True, text=True)
+    if done.returncode:
+        cure = "; pip install 'alignlab[test]'" if "No module named nbgrader" in done.stderr else ""
+        raise UserError(f"nbgrader {words[0]} failed: {' '.join(done.stderr.split())[-300:]}{cure}")
+
+
+# ---------------------------------------------------------------------------------------------- Colab
+
+
+def colab(repository: str) -> None:
+    """Put a Colab badge on each notebook, and that repository into each set-up cell.
+
+    Raises:
+        UserError: not of the form OWNER/NAME.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"REPO must be OWNER/NAME, got {repository!r}")
+    for path in notebooks():
+        notebook = nbformat.read(path, 4)
+        first, setup = notebook.cells[0], notebook.cells[1]
+        text = re.sub(r"\A\[!\[Open in Colab\].*\n+", "", first.source)
+        first.source = f"{BADGE.format(repository, path.name)}\n\n{text}"
+        setup.source = re.sub(r"git\+https://github\.com/[\w.-]+/[\w.-]+", f"git+https://github.com/{repository}", setup.source)
+        nbformat.write(notebook, path)
+    print(f"{len(notebooks())} notebooks open in Colab from github.com/{repository}")
+
+
+def main(words: list[str]) -> None:
+    """Choose what to do by the first word."""
+    match words:
+        case ["run", *names]:
+            run(names)
+        case ["assignments", place]:
+            print(f"students' copies: {assignments(Path(place))}")
+        case ["colab", repository]:
+            colab(repository)
+        case _:
+            raise UserError("say run, assignments DIR, or colab OWNER/NAME")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"alignlab: {error}")

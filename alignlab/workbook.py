@@ -1,0 +1,63 @@
+"""What every notebook's set-up cell calls: it names the machine, and opens the run that the notebooks share."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from IPython import get_ipython
+from matplotlib.figure import Figure
+from transformers.utils.logging import disable_progress_bar
+
+from alignlab import sizes, view
+from alignlab.models import best_device
+from alignlab.pipeline import Pipeline
+from alignlab.runs import Run
+
+FAST = bool(os.environ.get("ALIGNLAB_FAST"))  # the tests' setting: every cell runs, nothing is trained for long
+
+
+def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None) -> Pipeline:
+    """The pipeline that a notebook works with. What it trained stays in its folder, so that the next notebook finds it.
+
+    Args:
+        size: "tiny", the bundled world on any machine; "smol", SmolLM2-135M on a GPU, or on a CPU with patience.
+        seed: give every student another one.
+        folder: of the run; by default `runs/workbook-SIZE-seedN` in the current directory.
+    """
+    if size == "tiny":
+        chosen = sizes.tiny()
+        chosen.pair_limit, chosen.samples, chosen.answers = few(3000, 300), few(256, 128), few(16, 8)
+        chosen.sft.epochs = few(2, 1)
+        chosen.ppo = replace(chosen.ppo, batch_size=few(256, 64), minibatch_size=few(128, 64), iterations=few(24, 2))
+        chosen.dpo = replace(chosen.dpo, epochs=few(4, 1))
+    else:
+        chosen = sizes.choose(size, fast=True)
+    chosen.set_seed(seed)
+    _set_up_notebook()
+    print(machine(size))
+    place = Path(folder or f"runs/workbook-{'fast-' if FAST else ''}{size}-seed{seed}")
+    return Pipeline(Run(place, {**chosen.describe(), "seed": seed}), chosen, seed)
+
+
+def _set_up_notebook() -> None:
+    """Figures show as pictures, without pyplot's global state, and loading a model draws no bar."""
+    disable_progress_bar()
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: view.png(figure, dpi=90))
+
+
+def few(usual: int, fast: int) -> int:
+    """A number of steps or samples: as it should be, or small where the tests run a notebook."""
+    return fast if FAST else usual
+
+
+def machine(size: str) -> str:
+    """A sentence on where this runs, and what else could run here."""
+    device = best_device()
+    if device.type == "cuda":
+        advice = "size smol takes minutes here" if size == "tiny" else "a good place for size smol"
+        return f"{torch.cuda.get_device_name(0)}, size {size}: {advice}."
+    name = "an Apple GPU" if device.type == "mps" else f"{os.cpu_count()} CPU cores, no GPU"
+    return f"{name}, size {size}" + (": every cell runs here in seconds or a few minutes." if size == "tiny" else ": be patient.")

@@ -1,0 +1,229 @@
+"""The notebooks: how they are written, and that every one runs alone, solved and unsolved."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from alignlab import checks, classroom
+
+PATHS = classroom.notebooks()
+NAMES = [path.stem for path in PATHS]
+each = pytest.mark.parametrize("path", PATHS, ids=NAMES)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+# ---------------------------------------------------------------------------------------------- the set
+
+
+def test_there_are_ten_in_order():
+    assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(10)]
+
+
+def test_every_exercise_stands_in_one_notebook_and_two_to_four_in_each():
+    found = {path.stem: [name for name, *_ in classroom.exercises(nbformat.read(path, 4))] for path in PATHS}
+    assert sorted(sum(found.values(), [])) == sorted(checks.EXERCISES)
+    assert all(2 <= len(names) <= 4 for stem, names in found.items() if not stem.startswith("00")), found
+
+
+def test_each_of_the_28_claims_links_to_a_cell_or_says_that_it_is_not_measured():
+    verdicts = "\n".join(cell.source for cell in cells(PATHS[8], "markdown"))
+    anchors = {path.name: set(re.findall(r'<a id="(claim-\d+)">', "\n".join(c.source for c in cells(path, "markdown")))) for path in PATHS}
+    rows = {int(row[0]): row[1] for row in re.findall(r"^\| *(\d+) *\|(.*)\|$", verdicts, re.M)}
+    assert sorted(rows) == list(range(1, 29))
+    for number, row in rows.items():
+        links = re.findall(r"\((\d\d_\w+\.ipynb)?#(claim-\d+)\)", row)
+        assert links or "not measured here" in row, number
+        for file, anchor in links:
+            assert anchor == f"claim-{number}" and anchor in anchors[file or PATHS[8].name], (number, file)
+    measured = {number for number, row in rows.items() if "#claim" in row}
+    assert measured >= {1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 14, 15, 16, 17, 18, 20, 21, 22, 23, 26, 28}
+
+
+# ---------------------------------------------------------------------------------------------- the lint
+
+
+@each
+def test_code_cells_are_short(path):
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in cells(path, "code")]
+    assert max(lengths) <= 25 and statistics.median(lengths) <= 6, lengths
+    assert max(len(line) for cell in cells(path, "code") for line in cell.source.splitlines()) <= 130
+
+
+@each
+def test_prose_cells_are_short(path):
+    words = {cell.id: len(re.sub(r"<[^>]+>|\$\$.*?\$\$", " ", cell.source, flags=re.S).split())
+             for cell in cells(path, "markdown") if not re.search(r"^\|", cell.source, re.M)}  # tables are not prose  # fmt: skip
+    assert max(words.values()) <= 120, {name: count for name, count in words.items() if count > 120}
+    assert statistics.median(words.values()) <= 50
+
+
+@each
+def test_it_begins_with_a_question_and_ends_with_five_lines_and_the_next_step(path):
+    prose = cells(path, "markdown")
+    assert re.match(r"(\[!\[.*\n+)?# \d\d ", prose[0].source) and "?" in prose[0].source
+    assert "minutes" in prose[0].source
+    assert prose[-1].source.startswith("## In five lines") and len(re.findall(r"^- ", prose[-1].source, re.M)) == 5
+    assert path == PATHS[-1] or "Next: **" in prose[-1].source
+
+
+@each
+def test_it_asks_for_predictions(path):
+    assert sum("Predict first" in cell.source for cell in cells(path, "markdown")) >= 2
+
+
+@each
+def test_the_set_up_cell_is_the_common_one(path):
+    setup = cells(path, "code")[0].source
+    common = setup.split("import torch")[0].split("from alignlab")[0]
+    assert common.startswith("# Set-up") and common == cells(PATHS[4], "code")[0].source.split("import torch")[0]
+    assert "SIZE = " in setup and "workbook.open_lab(SIZE" in setup
+
+
+@each
+def test_an_exercise_is_task_stub_check_and_discussion(path):
+    notebook = nbformat.read(path, 4)
+    for name, stub, check in classroom.exercises(notebook):
+        at = notebook.cells.index(stub)
+        task, after, discussion = notebook.cells[at - 1], notebook.cells[at + 1], notebook.cells[at + 2]
+        assert task.cell_type == "markdown" and "xercise" in task.source and "<summary>" in task.source and "minutes" in task.source, name
+        assert after is check and check.source == f'checks.check("{name}", {name})', name
+        assert discussion.cell_type == "markdown" or "checks.choose" in discussion.source, name
+        assert stub.source.rstrip().endswith("raise NotImplementedError") and f"def {name}(" in stub.source, name
+        assert check.metadata.nbgrader.points == checks.EXERCISES[name].points, name
+        assert any(f'checks.choose("{name}", {name})' in cell.source for cell in notebook.cells[at:]), f"{name} is never used"
+        compile(classroom.with_solutions(stub.source, name), name, "exec")
+
+
+@each
+def test_outputs_are_of_one_clean_run(path):
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert "widgets" not in notebook.metadata
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", cell.source
+            assert classroom.WIDGET not in output.get("data", {}) or len(output.data) == 1
+            for kind, value in output.get("data", {}).items():
+                assert len(value) < (400_000 if kind.startswith("image") or "base64" in value else 60_000), (cell.source, kind, len(value))
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 4_000_000
+    assert not re.search(r"/(root|home|work|tmp|Users)/", text), "a path of the machine that ran it"
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, request):
+    """One folder for all notebooks, as a learner has: what one trained, the next finds."""
+    return tmp_path_factory.mktemp("workbook")
+
+
+def run(path: Path, place: Path, monkeypatch, solved: bool):
+    monkeypatch.setenv("ALIGNLAB_FAST", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    notebook = nbformat.read(path, 4)
+    if solved:
+        classroom.solve(notebook)
+    classroom.execute(notebook, place, timeout=600)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", (cell.source, output.text)
+    return notebook
+
+
+def points(check) -> float:
+    return float(next(output.data["text/plain"] for output in check.outputs if output.output_type == "execute_result"))
+
+
+@pytest.mark.slow
+@each
+def test_it_runs_with_no_exercise_solved(path, place, monkeypatch):
+    notebook = run(path, place, monkeypatch, solved=False)
+    for name, _, check in classroom.exercises(notebook):
+        assert points(check) == 0, name
+        assert "Not written yet" in json.dumps(check.outputs), name
+
+
+@pytest.mark.slow
+@each
+def test_it_runs_with_the_packages_answers(path, place, monkeypatch):
+    notebook = run(path, place, monkeypatch, solved=True)
+    for name, _, check in classroom.exercises(notebook):
+        assert points(check) == checks.EXERCISES[name].points, name
+    assert "the package's runs from here on" not in json.dumps(notebook)
+
+
+# ---------------------------------------------------------------------------------------------- the classroom
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    classroom.assignments(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_students_copies_hold_no_solution_and_no_output(course):
+    released = sorted((course / "release" / "alignlab").glob("*.ipynb"))
+    assert [path.stem for path in released] == NAMES
+    for path in released:
+        notebook = nbformat.read(path, 4)
+        for name, stub, _ in classroom.exercises(notebook):
+            assert "SOLUTION" not in stub.source and "import" not in stub.source and "raise NotImplementedError" in stub.source, name
+        assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.slow
+def test_grading_gives_full_marks_for_answers_none_for_stubs_and_some_in_between(course, monkeypatch):
+    """On the exercises of one notebook, with the cells between them left out, so that grading takes seconds."""
+    from nbgrader.api import Gradebook
+
+    monkeypatch.setenv("ALIGNLAB_FAST", "1")
+    kept = PATHS[3].name
+    for path in (course / "source" / "alignlab").glob("*.ipynb"):
+        if path.name != kept:
+            path.unlink()
+            (course / "release" / "alignlab" / path.name).unlink()
+        else:
+            notebook = nbformat.read(path, 4)
+            notebook.cells = [cell for cell in notebook.cells if "nbgrader" in cell.metadata or "Set-up" in cell.source]
+            notebook.cells[0].source = "from alignlab import checks"
+            nbformat.write(notebook, path)
+    classroom.nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
+    for student, answered in (("all", 3), ("some", 1), ("none", 0)):
+        notebook = nbformat.read(course / "release" / "alignlab" / kept, 4)
+        for number, (name, stub, _) in enumerate(classroom.exercises(notebook)):
+            if number < answered:
+                stub.source = checks.EXERCISES[name].source
+        target = course / "submitted" / student / "alignlab" / kept
+        target.parent.mkdir(parents=True)
+        nbformat.write(notebook, target)
+    classroom.nbgrader(course, "autograde", "alignlab", "--create")
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
+        scores = {student: book.find_submission("alignlab", student).score for student in ("all", "some", "none")}
+        most = book.find_assignment("alignlab").max_score
+    assert scores["all"] == most > scores["some"] > scores["none"] == 0
+
+
+def test_colab_badges_and_set_up_cells_take_the_repository_from_one_place(tmp_path, monkeypatch):
+    for path in PATHS:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(classroom, "folder", lambda: tmp_path)
+    for repository in ("someone/alignlab", "another/fork"):
+        classroom.colab(repository)
+        for path in classroom.notebooks():
+            notebook = nbformat.read(path, 4)
+            assert notebook.cells[0].source.count("colab-badge.svg") == 1 and f"github/{repository}/blob" in notebook.cells[0].source
+            assert f"git+https://github.com/{repository}" in notebook.cells[1].source
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        classroom.colab("alignlab")
