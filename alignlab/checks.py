@@ -185,6 +185,11 @@ def win_rate(gold: Tensor, reference_gold: Tensor) -> Tensor:
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
 
 
+def agreement(chosen_gold: Tensor, rejected_gold: Tensor) -> Tensor:
+    """Share of labels that go with gold, of L labels whose two answers have these golds; equal golds count half: (L,), (L,) -> ()."""
+    return (chosen_gold > rejected_gold).float().mean() + (chosen_gold == rejected_gold).float().mean() / 2
+
+
 def preference_record(prompt: str, first: str, second: str, first_is_better: bool) -> dict:
     """One line of a preference file."""
     return {"prompt": prompt, "chosen": first if first_is_better else second, "rejected": second if first_is_better else first}
@@ -493,6 +498,18 @@ EXERCISES = {
             "preference_record", preference_record, [("p", "a", "b", True), ("p", "a", "b", False)], _HERE + "preference_record",
             {
                 "chosen is the better one; they changed places.": lambda p, a, b, first: preference_record(p, a, b, not first),
+            },
+            points=1,
+        ),
+        Exercise(
+            "agreement", agreement,
+            [(_GOLD, torch.tensor([-1.0, 1.0, 0.0, 1.5])), (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]))],
+            _HERE + "agreement",
+            {
+                "where gold cannot tell the two apart a label is neither right nor wrong: count it half.":
+                    lambda c, r: (c > r).float().mean(),
+                "equal golds are counted as right; count them half.": lambda c, r: (c >= r).float().mean(),
+                "that is by how much, not how often.": lambda c, r: (c - r).mean(),
             },
             points=1,
         ),

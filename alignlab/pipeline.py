@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from alignlab import dpo, evaluate, losses, ppo, reward, sft
 from alignlab.data import read_preferences, write_lines
@@ -92,13 +93,16 @@ class Pipeline:
             self.run.write("dpo", policy.save)
         return self._adapter("dpo")
 
-    def begin(self, stage: str, config=None, name: str | None = None) -> tuple[Policy | RewardModel, Iterator[dict]]:
+    def begin(
+        self, stage: str, config=None, name: str | None = None, loss_fn: Callable[..., Tensor] = losses.dpo_loss
+    ) -> tuple[Policy | RewardModel, Iterator[dict]]:
         """A fresh policy or reward model, and the generator of metrics that trains it; nothing of it is written.
 
         Args:
             stage: "reward", "ppo" or "dpo".
             config: the stage's; by default the size's. It is read while the generator runs, so give live controls one of their own.
             name: the adapter's, so that several can live on one base; by default the stage's.
+            loss_fn: DPO's.
         """
         base, size, name = self.reference, self.size, name or stage
         config = config or getattr(size, stage)
@@ -108,7 +112,7 @@ class Pipeline:
         if stage == "dpo":
             pairs = self.pairs[0]
             policy = base.policy(name, size.rank, self.seed)
-            return policy, self._probed(policy, dpo.train(policy, pairs, config))
+            return policy, self._probed(policy, dpo.train(policy, pairs, config, loss_fn))
         score = self.score
         policy, value_head = base.policy(name, size.rank, self.seed), ValueHead(base, seed=self.seed)
         return policy, ppo.train(policy, value_head, score, size.prompts, config, judge=size.gold)

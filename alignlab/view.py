@@ -77,7 +77,9 @@ def runs_figure(comparisons: dict[str, dict]) -> Figure:
     return betas_figure(first["curves"], first["reference"]["gold"], points, first["judge"]["kind"])
 
 
-def betas_figure(curves: dict, reference_gold: Sequence[float], points: dict[str, list], judge: str = "gold") -> Figure:
+def betas_figure(
+    curves: dict, reference_gold: Sequence[float], points: dict[str, list], judge: str = "gold", title: str | None = None
+) -> Figure:
     """PPO and DPO at several betas beside the curves; `points` maps a policy to (beta, row) pairs."""
     figure = Figure(figsize=(9.6, 5.6), layout="constrained")
     axes = figure.subplots()
@@ -100,7 +102,7 @@ def betas_figure(curves: dict, reference_gold: Sequence[float], points: dict[str
             style = {"fontsize": 8, "color": COLOURS[name], "ha": "left" if name == "ppo" else "right", "zorder": 7}
             axes.annotate(f"{beta:g}", (kl, gold), place, textcoords="offset points", **style)
     axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
-    axes.set_title("A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
+    axes.set_title(title or "A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
     return figure
 
 
