@@ -67,7 +67,7 @@ def hacking(of: Sequence[int]) -> None:
     """Reward hacking on purpose: held-out gold and the reward model's score along a PPO run with beta 0."""
     for seed in of:
         size = tiny()
-        size.pair_limit, size.reward.epochs = 200, 8
+        size.pair_limit, size.reward.epochs, size.samples = 200, 8, 64  # no curve is drawn here
         size.ppo = replace(size.ppo, beta=0.0, iterations=60, seed=seed)
         pipeline = _pipeline(PLACE / f"hacking{seed}", size, seed)
         policy, steps = pipeline.begin("ppo")

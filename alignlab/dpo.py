@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignlab.data import Example, collate, encode_all
+from alignlab.data import Batch, Example, collate, encode_all
 from alignlab.losses import dpo_loss, sequence_logps
 from alignlab.models import Policy
 from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
@@ -49,7 +49,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = encode_all(policy.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, policy.base.max_length))
-    references = reference_logps(policy, examples, config.micro_batch_size)  # (pairs, 2), once for all epochs
+    references = torch.full((len(examples), 2), torch.nan)  # each pair's, kept from the first time that it is seen
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
@@ -59,8 +59,10 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
         def parts():
             for micro in rows.split(config.micro_batch_size):
                 batch = _both(policy, [examples[row] for row in micro.tolist()])
-                logps = torch.stack(sequence_logps(policy.logps(batch), batch.mask).chunk(2))  # (2, micro)
-                reference = references[micro].T.to(policy.device)
+                if references[micro].isnan().any():
+                    references[micro] = reference_logps(policy, batch).T.cpu()
+                reference = references[micro].T.to(policy.device)  # (2, micro)
+                logps = _by_pair(policy.logps(batch), batch)
                 seen.append((logps.detach(), reference))
                 options = {"label_smoothing": smoothing} if smoothing else {}
                 yield loss_fn(*logps, *reference, beta, **options) * (len(micro) / len(rows))
@@ -79,16 +81,16 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
         }  # fmt: skip
 
 
-def reference_logps(policy: Policy, examples: Sequence[Sequence[Example]], rows: int) -> Tensor:
-    """The reference's log-probability of each chosen and rejected completion: (pairs, 2), nats, on the CPU."""
-    parts = []
-    for first in range(0, len(examples), rows):
-        batch = _both(policy, examples[first : first + rows])
-        parts.append(torch.stack(sequence_logps(policy.reference_logps(batch), batch.mask).chunk(2), dim=-1).cpu())
-    return torch.cat(parts)
+def reference_logps(policy: Policy, batch: Batch) -> Tensor:
+    """The reference's log-probabilities of chosen (row 0) and rejected (row 1) completions: (2, pairs), nats."""
+    return _by_pair(policy.reference_logps(batch), batch)
 
 
-def _both(policy: Policy, examples: Sequence[Sequence[Example]]):
+def _by_pair(token_logps: Tensor, batch: Batch) -> Tensor:
+    return torch.stack(sequence_logps(token_logps, batch.mask).chunk(2))
+
+
+def _both(policy: Policy, examples: Sequence[Sequence[Example]]) -> Batch:
     """One batch: all chosen completions, then all rejected ones."""
     chosen, rejected = zip(*examples, strict=True)
     return collate(chosen + rejected, policy.tokenizer.pad_token_id, policy.device)

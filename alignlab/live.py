@@ -27,7 +27,7 @@ from alignlab.dashboard import Dashboard
 from alignlab.runs import read_lines
 
 LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
-WIDE = {"description_width": "9.5em"}
+WIDE = {"description_width": "11em"}
 
 
 # ---------------------------------------------------------------------------------------------- what is driven
@@ -156,7 +156,7 @@ class _Knob:
         self.training, self.control, self.heard, self.following = training, control, heard, False
         value = getattr(training.config, control.name)
         low, high = (min(control.low, value), max(control.high, value)) if value is not None else (control.low, control.high)
-        common = {"description": control.label, "continuous_update": False, "style": WIDE, "layout": ipywidgets.Layout(width="26em")}
+        common = {"description": control.label, "continuous_update": False, "style": WIDE, "layout": ipywidgets.Layout(width="28em")}
         if control.kind == "log":
             self.slider = ipywidgets.FloatLogSlider(value=value, min=-5, max=-1, step=0.1, readout_format=".1e", **common)
         elif control.kind == "whole":

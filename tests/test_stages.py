@@ -19,7 +19,7 @@ from architectures import (
 )
 
 from alignlab import dpo, evaluate, ppo, reward, sft
-from alignlab.data import Example, encode, encode_all
+from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
 from alignlab.optim import descend, minibatches, warm_then_decay
@@ -312,7 +312,8 @@ def test_dpo_starts_at_log_2_and_at_no_margin(name, rank):
 def test_cached_reference_log_probs_are_the_live_ones(name):
     policy = shaken(build(name).policy(rank=2))
     examples = encode_all(policy.tokenizer, PAIRS, ["chosen", "rejected"], 64)
-    cached = dpo.reference_logps(policy, examples, rows=3)
+    chosen, rejected = zip(*examples, strict=True)
+    cached = dpo.reference_logps(policy, collate(chosen + rejected, policy.tokenizer.pad_token_id)).T
     for row, pair in enumerate(examples):
         live = torch.stack([plain_logps(policy, example, reference=True).sum() for example in pair])
         torch.testing.assert_close(cached[row], live, rtol=0, atol=1e-4)

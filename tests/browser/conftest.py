@@ -18,10 +18,12 @@ PREPARE = """
 import os
 from pathlib import Path
 import torch
+from transformers.utils.logging import disable_progress_bar
 from alignlab import dpo, live, ppo
 from alignlab.data import read_preferences, data_folder
 from alignlab.models import RewardModel, ValueHead, load
 from alignlab.sizes import tiny, world_gold
+disable_progress_bar()
 torch.set_num_threads(1)
 folder = Path(os.environ["ALIGNLAB_TEST_RUN"])
 base = load(folder / "sft")
@@ -74,11 +76,13 @@ class Server:
             "IPYTHONDIR": str(folder / ".ipython"), "JUPYTER_PLATFORM_DIRS": "1",
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
+        quiet = folder / ".config" / "labconfig" / "page_config.json"
+        quiet.parent.mkdir(parents=True)
+        quiet.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
         self.log = (folder / "server.log").open("w+")
         options = [
             "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.port=0", "--IdentityProvider.token=",
             "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}",
-            "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         ]  # fmt: skip
         self.process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stderr=self.log, env=environment)
         self.address = self._address()
@@ -176,10 +180,10 @@ def notebook(request, server, browser):
         page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(f"{server.address}/lab/tree/{name}.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        page.evaluate("() => { window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}); }")
+        page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); }")
         made = Notebook(page, name, errors)
-        made.wait_for(lambda: page.evaluate(
-            "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 60, "kernel idle")  # fmt: skip
+        status = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+        made.wait_for(lambda: page.evaluate(status) == "idle", 60, "an idle kernel")
         opened.append((context, made))
         return made
 

@@ -56,7 +56,8 @@ def test_pause_step_resume_stop_and_going_on(notebook):
 
 
 def test_the_front_ends_own_interrupt_then_going_on(notebook):
-    book = notebook([RUN, GO, "print('STEPS', len(training.metrics), [m['step'] for m in training.metrics] == list(range(len(training.metrics))))"])
+    tell = "steps = [m['step'] for m in training.metrics]\nprint('STEPS', len(steps), steps == list(range(len(steps))))"
+    book = notebook([RUN, GO, tell])
     book.run_cell(0)
     book.run_cell(1)
     book.run_cell(2)
