@@ -88,6 +88,7 @@ def hacking(of: Sequence[int]) -> None:
             f"shown: {drop[1] > 0 and mean(last['scores']) > mean(peak['scores'])}"
         )
         pipeline.run.write_json("hacking.json", course)
+        (pipeline.run.folder / "hacking.png").write_bytes(view.png(view.hacking_figure(course)))
 
 
 def _pipeline(folder: Path, size: Size, seed: int) -> Pipeline:

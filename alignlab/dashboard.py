@@ -89,7 +89,7 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------ drawing
 
     def _lay_out(self, histories: Sequence[Sequence[dict]]) -> None:
-        two = len(histories) > 1
+        two, share = len(histories) > 1, self._as_share(histories)
         panels = self._compared(histories) if two else PANELS[histories[0][0]["stage"]]
         rows = -(-(len(panels) + two) // 3)
         self.figure = Figure(figsize=(12, 2.5 * rows))
@@ -103,6 +103,8 @@ class Dashboard:
             for side, (where, curves) in enumerate(sides):
                 for order, (key, label) in enumerate(curves):
                     for run, name in enumerate(self.names):
+                        if two and not any(key in record for record in histories[run]):
+                            continue  # such as a reward, in DPO
                         colour = SECOND if side else list(COLOURS.values())[2 + run] if two else _colour(histories[0], order)
                         dash = DASHES[run if two else max(side, order)]
                         self.lines.append((self._curve(where, colour, dash, name if two else label), where, run, key))
@@ -119,9 +121,15 @@ class Dashboard:
             plain_axes(axes)
             paths = [axes.plot([], [], color=list(COLOURS.values())[2 + run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
             self.plane = axes, [path[0] for path in paths]
+        for axes in grid[: len(panels)]:
+            axes.set_xlabel("share of the training" if share else "step", fontsize=8, color=INK, labelpad=1)
         for axes in grid[len(panels) + two :]:
             axes.remove()
         self.axes = grid[: len(panels)]
+
+    def _as_share(self, histories: Sequence[Sequence[dict]]) -> bool:
+        """Whether the trainings have unequal steps, so that only the share that is done can be compared."""
+        return len({history[-1]["steps"] for history in histories if history}) > 1
 
     def _compared(self, histories: Sequence[Sequence[dict]]) -> list[Panel]:
         keys = [key for key in COMPARED if any(key in record for history in histories for record in history)]
@@ -133,7 +141,7 @@ class Dashboard:
         return faint, line
 
     def _fill(self, histories: Sequence[Sequence[dict]]) -> None:
-        share = len({history[-1]["steps"] for history in histories if history}) > 1
+        share = self._as_share(histories)
         for (faint, line), _, run, key in self.lines:
             x, y = _points(histories[run], key, share)
             faint.set_data((x, y) if len(x) > MANY else ([], []))

@@ -8,6 +8,7 @@ on. A control only notes what was asked; between two steps, and only there, that
 """
 
 import asyncio
+import base64
 import html
 import importlib.metadata
 import signal
@@ -483,15 +484,17 @@ def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
     def draw(change=None) -> None:
         told.metrics = metrics[: scrubber.value]
         told.latest = told.metrics[-1]
-        picture.value = dashboard_at(told.metrics)
+        picture.value = Dashboard([stage]).draw([told.metrics])
         words.value = f"<b>{html.escape(_status(told))}</b>" + "".join(
             show.strip_of(sample).html if "tokens" in sample else f"<p>{html.escape(sample['text'])}</p>"
             for sample in told.latest.get("samples", ())
         )
 
-    def dashboard_at(history: list[dict]) -> bytes:
-        return Dashboard(dashboard.names).draw([history])
-
     scrubber.observe(draw, names="value")
     draw()
-    display(ipywidgets.VBox([scrubber, words, picture]))
+    box = ipywidgets.VBox([scrubber, words, picture])
+    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    still = base64.b64encode(picture.value).decode()
+    page = f"{words.value}<img alt='{html.escape(dashboard.words([told.metrics]))}' src='data:image/png;base64,{still}'>"
+    bundle = {"text/plain": _status(told), "text/html": page, "application/vnd.jupyter.widget-view+json": view}
+    display(bundle, raw=True)

@@ -109,7 +109,13 @@ class Base:
         return RewardModel(self, name)
 
     def add_adapter(self, name: str, rank: int, seed: int) -> None:
-        """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0)."""
+        """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0).
+
+        Raises:
+            ValueError: a name with a dot, which torch cannot hold.
+        """
+        if "." in name:
+            raise ValueError(f"an adapter's name must not have a dot, got {name!r}")
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft tells which adapter it activates meanwhile, and of a name that changed in transformers

@@ -106,6 +106,30 @@ def betas_figure(
     return figure
 
 
+def hacking_figure(course: Sequence[dict]) -> Figure:
+    """Over-optimisation: the reward model's score and gold along one training, against the square root of KL.
+
+    `course`: dicts with lists `gold`, `scores` and `kl`, one number a prompt, as training went on.
+    """
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    far = [max(numpy.mean(point["kl"]), 0) ** 0.5 for point in course]
+    gold, scores = ([numpy.mean(point[key]) for point in course] for key in ("gold", "scores"))
+    axes.plot(far, gold, color=COLOURS["dpo"], marker="s", lw=1.8, label="gold: how good the answers are")
+    other = axes.twinx()
+    other.plot(far, scores, color=COLOURS["ppo"], marker="o", ls="--", lw=1.8, label="score: what the reward model believes")
+    top = int(numpy.argmax(gold))
+    axes.annotate("gold's peak", (far[top], gold[top]), (8, 6), textcoords="offset points", fontsize=9, color=COLOURS["dpo"])
+    axes.set_xlabel("square root of KL to the SFT model", color=INK)
+    axes.set_ylabel("gold reward on held-out prompts", color=COLOURS["dpo"])
+    other.set_ylabel("reward model's score, log-odds", color=COLOURS["ppo"])
+    figure.legend(handles=[*axes.lines, *other.lines], loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    axes.set_title("PPO without KL against a judge of 200 pairs", loc="left", fontsize=13, fontweight="bold", color=INK)
+    plain_axes(axes)
+    other.spines[["top", "left"]].set_visible(False)
+    return figure
+
+
 def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
     """Above PPO: the gap to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
     kl, gold = row["kl"][0], row["gold"][0]
