@@ -148,10 +148,11 @@ def test_thirty_interrupts_at_random_moments_leave_a_run_that_goes_on_to_bit_equ
         timer.start()
         try:
             run(training)
-            timer.cancel()
         except KeyboardInterrupt:
             interrupts += 1
-        timer.join()
+        finally:
+            timer.cancel()
+            timer.join()
     run(training)
     plain, other = ppo_training(iterations=80)
     run(other)

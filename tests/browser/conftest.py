@@ -55,7 +55,7 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while Playwright runs, an event loop does too, and no other test could have its own
 def browser(chromium):
     from playwright.sync_api import sync_playwright
 
@@ -101,7 +101,7 @@ class Server:
         self.log.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory, fast_run):
     made = Server(tmp_path_factory.mktemp("lab"), fast_run)
     yield made
