@@ -6,6 +6,7 @@ python -m alignlab.classroom colab REPO       Colab badges and set-up cells for 
 """
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -122,7 +123,9 @@ def assignments(course: Path) -> Path:
 
 def nbgrader(course: Path, *words: str) -> None:
     """One of nbgrader's commands in a course. Raises UserError with its last words where it fails."""
-    done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=course, capture_output=True, text=True)
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # it calls alembic by name
+    environment = os.environ | {"PATH": places}
+    done = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=course, capture_output=True, text=True, env=environment)
     if done.returncode:
         cure = "; pip install 'alignlab[test]'" if "No module named nbgrader" in done.stderr else ""
         raise UserError(f"nbgrader {words[0]} failed: {' '.join(done.stderr.split())[-300:]}{cure}")
