@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from alignlab.view import COLOURS, FAINT, INK, plain_axes, png, smooth
 
 DASHES = ("-", (0, (5, 2)))
+PAIR = (COLOURS["ppo"], COLOURS["dpo"])  # of two trainings, or of two curves on one scale
 SECOND = "#009E73"  # what is measured on the right-hand axis
 MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with its moving average over it
 
@@ -95,7 +96,7 @@ class Dashboard:
         self.figure = Figure(figsize=(12, 2.5 * rows))
         self.figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.36 / (2.5 * rows), bottom=0.48 / (2.5 * rows), wspace=0.3, hspace=0.46)
         grid = list(self.figure.subplots(rows, 3, squeeze=False).flat)
-        self.lines, self.marks, self.band = [], [], None
+        self.lines, self.marked, self.band = [], set(), None
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(panel.title, fontsize=10, loc="left", color=INK)
             plain_axes(axes)
@@ -105,7 +106,7 @@ class Dashboard:
                     for run, name in enumerate(self.names):
                         if two and not any(key in record for record in histories[run]):
                             continue  # such as a reward, in DPO
-                        colour = SECOND if side else list(COLOURS.values())[2 + run] if two else _colour(histories[0], order)
+                        colour = SECOND if side else PAIR[run] if two else _colours(histories[0][0]["stage"])[order]
                         dash = DASHES[run if two else max(side, order)]
                         self.lines.append((self._curve(where, colour, dash, name if two else label), where, run, key))
                 if side:
@@ -119,7 +120,7 @@ class Dashboard:
             axes = grid[len(panels)]
             axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK)
             plain_axes(axes)
-            paths = [axes.plot([], [], color=list(COLOURS.values())[2 + run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
+            paths = [axes.plot([], [], color=PAIR[run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
             self.plane = axes, [path[0] for path in paths]
         for axes in grid[: len(panels)]:
             axes.set_xlabel("share of the training" if share else "step", fontsize=8, color=INK, labelpad=1)
@@ -174,13 +175,16 @@ class Dashboard:
 
     def _draw_marks(self, histories: Sequence[Sequence[dict]], share: bool) -> None:
         """A line wherever a control was moved."""
-        moved = [
-            (run, change, record) for run, history in enumerate(histories) for record in history for change in record.get("changed", ())
-        ]
-        for run, change, record in moved[len(self.marks) :]:
+        moved = (
+            (run, record, change) for run, history in enumerate(histories) for record in history for change in record.get("changed", ())
+        )
+        for run, record, change in moved:
+            key = run, record["step"], change["name"]
+            if key in self.marked:
+                continue
+            self.marked.add(key)
             at = (record["step"] + 1) / record["steps"] if share else record["step"] + 1
             words = f"{change['name']} {_short(change['old'])} to {_short(change['new'])}"
-            self.marks.append((run, change))
             for axes in self.axes:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
@@ -194,8 +198,10 @@ def _points(history: Sequence[dict], key: str, share: bool) -> tuple[list, list]
     return [(r["step"] + 1) / (r["steps"] if share else 1) for r in known], [r[key] for r in known]
 
 
-def _colour(history: Sequence[dict], order: int) -> str:
-    return ("#0072B2" if order else COLOURS.get(history[0]["stage"], "#882288")) if history[0]["stage"] != "dpo" or not order else "#D55E00"
+def _colours(stage: str) -> tuple[str, str]:
+    """The stage's own colour, and one for a second curve beside it."""
+    first = COLOURS.get(stage, "#882288")
+    return first, PAIR[0] if first == PAIR[1] else PAIR[1]
 
 
 def _short(value) -> str:

@@ -28,7 +28,7 @@ from alignlab.data import Text, fingerprint, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.live import Training
 from alignlab.models import Base, Policy, RewardModel
-from alignlab.rollout import sample
+from alignlab.pipeline import answer, centred, probed
 from alignlab.runs import read_lines
 from alignlab.sizes import Size, tiny
 
@@ -516,7 +516,7 @@ def dpo_training(
     """
     size, pairs = size or tiny(), records(labels)
     config = replace(settings(size.dpo, len(pairs)), seed=seed)
-    return Training(_probed(policy, dpo.train(policy, pairs, config), size, seed), config, log=log)
+    return Training(probed(size, policy, dpo.train(policy, pairs, config), seed), config, log=log)
 
 
 def reward_training(
@@ -553,26 +553,6 @@ def align(
         while not training.finished:
             training.advance()
     return measure(pairs, policy, reward_model, size, test, seed)
-
-
-def _probed(policy: Policy, steps, size: Size, seed: int):
-    """The same steps; ten times over the training a step also tells of fresh answers."""
-    for metrics in steps:
-        if metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1:
-            seen = _answers(policy, size.prompts[: min(size.probe, 64)], 1, size, None, seed)
-            metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
-            if size.gold is not None:
-                metrics["gold"] = seen.gold.mean().item()
-            metrics["samples"] = [{"prompt": prompt, "text": texts[0]} for prompt, texts in list(zip(seen.prompts, seen.texts))[:2]]
-        yield metrics
-
-
-def _answers(policy: Policy, prompts, count: int, size: Size, score, seed: int, reference: bool = False) -> evaluate.Answers:
-    """Answers under the size's rules."""
-    return evaluate.answer(
-        policy, prompts, count, size.gold, score, max_new_tokens=size.ppo.max_new_tokens, temperature=size.ppo.temperature,
-        missing_eos_score=size.ppo.missing_eos_score, seed=seed, reference=reference, rows=size.rows,
-    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- what came of it
@@ -627,9 +607,9 @@ def measure(
     """Measure a policy and a reward model that were trained on the labels; arguments as in `align`."""
     size, pairs = size or tiny(), records(labels)
     test = (size.pairs(policy.reference, seed, lambda done, total: None)[1] if test is None else test)[:TEST_PAIRS]
-    score = _centred(policy, reward_model, size, seed)
-    before = _answers(Policy(policy.reference, None, policy.reference), size.judge_prompts, SAMPLES, size, score, seed, reference=True)
-    after = _answers(policy, size.judge_prompts, ANSWERS, size, score, seed)
+    score = centred(size, reward_model, policy, seed)
+    before = answer(size, policy, size.judge_prompts, SAMPLES, score, seed, reference=True)
+    after = answer(size, policy, size.judge_prompts, ANSWERS, score, seed)
     plane = evaluate.Plane(before, seed)
     agreement, disagreements = _against(reward_model, test, size.reward.max_length)
     turned = [pair for pair in pairs if (_gold_margin(pair) or 0) < 0]
@@ -648,15 +628,6 @@ def _row(plane: evaluate.Plane, answers: evaluate.Answers, gold_known: bool) -> 
         "gold": measured["gold"] if gold_known else None,
         "win_rate": plane.measure(plane.win_rate(answers.gold)) if gold_known else None,
     }  # fmt: skip
-
-
-def _centred(policy: Policy, reward_model: RewardModel, size: Size, seed: int):
-    """The reward model's score, less its mean on answers of the SFT model."""
-    chance = torch.Generator(policy.device).manual_seed(seed)
-    asked = [size.prompts[i % len(size.prompts)] for i in range(min(size.centring, 256))]
-    samples = sample(policy, asked, size.ppo.max_new_tokens, chance, size.ppo.temperature, reference=True)
-    centre = reward_model.score_all(samples.batch).mean()
-    return lambda completions: reward_model.score_all(completions.batch) - centre
 
 
 def _against(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, count: int = 10) -> tuple[list[float] | None, list[dict]]:

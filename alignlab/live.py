@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 import ipywidgets
 from IPython.display import display
 
-from alignlab import dpo, ppo, reward, sft
+from alignlab import dpo, ppo, reward, sft, show
 from alignlab.dashboard import Dashboard
 from alignlab.runs import read_lines
 
@@ -44,7 +44,7 @@ class Training:
         log: called with each step's metrics, such as `Run.log`.
     """
 
-    def __init__(self, steps: Iterator[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
+    def __init__(self, steps: Iterable[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
         self.steps, self.config, self.log = iter(steps), config, log
         self.title = title or {module.Config: module.__name__.split(".")[-1] for module in (sft, reward, ppo, dpo)}.get(type(config), "run")
         self.metrics: list[dict] = []  # one a step
@@ -467,15 +467,12 @@ def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
     Raises:
         ValueError: nothing of that stage is recorded there.
     """
-    from alignlab import show
-
     records = list(read_lines(Path(source) / "metrics.jsonl")) if isinstance(source, str | Path) else list(source)
     metrics = [record for record in records if record["stage"] == stage]
     if not metrics:
         found = ", ".join(sorted({record["stage"] for record in records})) or "nothing"
         raise ValueError(f"no steps of {stage!r} in {source if isinstance(source, str | Path) else 'these metrics'}; it holds {found}")
-    told = Training(iter(()), None, stage)
-    dashboard = Dashboard([stage])
+    told = Training((), None, stage)
     scrubber = ipywidgets.IntSlider(
         value=len(metrics), min=1, max=len(metrics), description="step", continuous_update=False, layout=ipywidgets.Layout(width="40em")
     )
@@ -484,7 +481,7 @@ def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
     def draw(change=None) -> None:
         told.metrics = metrics[: scrubber.value]
         told.latest = told.metrics[-1]
-        picture.value = Dashboard([stage]).draw([told.metrics])
+        picture.value = Dashboard([stage]).draw([told.metrics])  # a new one: it must forget marks and curves that lie ahead
         words.value = f"<b>{html.escape(_status(told))}</b>" + "".join(
             show.strip_of(sample).html if "tokens" in sample else f"<p>{html.escape(sample['text'])}</p>"
             for sample in told.latest.get("samples", ())
@@ -495,6 +492,6 @@ def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
     box = ipywidgets.VBox([scrubber, words, picture])
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     still = base64.b64encode(picture.value).decode()
-    page = f"{words.value}<img alt='{html.escape(dashboard.words([told.metrics]))}' src='data:image/png;base64,{still}'>"
+    page = f"{words.value}<img alt='{html.escape(Dashboard([stage]).words([told.metrics]))}' src='data:image/png;base64,{still}'>"
     bundle = {"text/plain": _status(told), "text/html": page, "application/vnd.jupyter.widget-view+json": view}
     display(bundle, raw=True)

@@ -43,9 +43,6 @@ def _hide_old_torchao() -> None:
         print("This torchao is too old for peft; alignlab does without it.")
 
 
-_hide_old_torchao()
-
-
 def best_device() -> torch.device:
     """CUDA, MPS or CPU: what accelerate finds."""
     return Accelerator().device
@@ -116,6 +113,7 @@ class Base:
         """
         if "." in name:
             raise ValueError(f"an adapter's name must not have a dot, got {name!r}")
+        _hide_old_torchao()
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft tells which adapter it activates meanwhile, and of a name that changed in transformers

@@ -62,18 +62,7 @@ class Pipeline:
     @cached_property
     def score(self) -> Score:
         """The reward model's score, less its mean on the SFT model's own completions: 0 is an average answer."""
-        model, prompts = self.reward_model, self.size.prompts
-        chance = torch.Generator().manual_seed(self.seed)
-        asked = [prompts[i] for i in torch.randint(len(prompts), (self.size.centring,), generator=chance).tolist()]
-        samples = self._answer(None, asked, 1, lambda completions: model.score_all(completions.batch), "centring")
-        ended = samples.stopped.bool()
-        if not ended.any():
-            raise UserError(
-                f"none of the SFT model's {ended.numel()} answers ended within {self.size.ppo.max_new_tokens} tokens, so there is "
-                "nothing to score; give more or shorter demonstrations with --demonstrations"
-            )
-        centre = samples.scores[ended].mean().item()
-        return lambda completions: model.score_all(completions.batch) - centre
+        return centred(self.size, self.reward_model, self._sft, self.seed, self._progress("centring"))
 
     @cached_property
     def ppo(self) -> Policy:
@@ -112,7 +101,7 @@ class Pipeline:
         if stage == "dpo":
             pairs = self.pairs[0]
             policy = base.policy(name, size.rank, self.seed)
-            return policy, self._probed(policy, dpo.train(policy, pairs, config, loss_fn))
+            return policy, probed(self.size, policy, dpo.train(policy, pairs, config, loss_fn), self.seed)
         score = self.score
         policy, value_head = base.policy(name, size.rank, self.seed), ValueHead(base, seed=self.seed)
         return policy, ppo.train(policy, value_head, score, size.prompts, config, judge=size.gold)
@@ -123,11 +112,11 @@ class Pipeline:
     def plane(self) -> evaluate.Plane:
         """The reward-KL plane, from many answers of the SFT model to the judge's prompts."""
         self.say(f"judge: {self.size.samples} answers of the SFT model to each of {len(self.size.judge_prompts)} prompts")
-        return evaluate.Plane(self._answer(None, self.size.judge_prompts, self.size.samples, self.score, "judge"))
+        return evaluate.Plane(self._answer(self._sft, self.size.samples, "judge", reference=True))
 
     def answers(self, policy: Policy) -> evaluate.Answers:
         """A policy's answers to the judge's prompts."""
-        return self._answer(policy, self.size.judge_prompts, self.size.answers, self.score, f"judge {policy.adapter or 'policy'}")
+        return self._answer(policy, self.size.answers, f"judge {policy.adapter or 'policy'}")
 
     def compare(self) -> dict:
         """Both policies, SFT and best-of-16 on one plane: what `comparison.json` holds."""
@@ -196,38 +185,68 @@ class Pipeline:
                 }
             yield metrics
 
-    def _probed(self, policy: Policy, steps: Iterator[dict]) -> Iterator[dict]:
-        """The same steps; ten times over the stage a step also has kl, gold, length and stop_rate of fresh answers."""
-        for metrics in steps:
-            if _tenth(metrics):
-                seen = self._answer(policy, self.size.prompts[: self.size.probe], 1, None)
-                metrics |= {
-                    "kl": seen.kl.mean().item(),
-                    "length": seen.length.mean().item(),
-                    "stop_rate": seen.stopped.mean().item(),
-                }
-                if self.size.gold is not None:
-                    metrics["gold"] = seen.gold.mean().item()
-            yield metrics
-
-    def _progress(self, title: str | None) -> Progress:
+    def _progress(self, title: str) -> Progress:
         """Shows how far some sampling is, as the stages do with their steps."""
-        if title is None:
-            return lambda done, total: None
         return lambda done, total: self.watch({"stage": title, "step": done - 1, "steps": total})
 
     def _adapter(self, name: str) -> Policy:
         self.reference.load_adapter(name, self.run.folder / name)
         return Policy(self.reference, name, self.reference)
 
-    def _answer(self, policy: Policy | None, prompts, count: int, score: Score | None, title: str | None = None) -> evaluate.Answers:
-        """Answers under the rules that serve every policy and every curve; None for the reference."""
-        rules = self.size.ppo
-        return evaluate.answer(
-            policy or Policy(self.reference, None, self.reference), prompts, count, self.size.gold, score,
-            max_new_tokens=rules.max_new_tokens, temperature=rules.temperature, missing_eos_score=rules.missing_eos_score,
-            seed=self.seed, reference=policy is None, rows=self.size.rows, watch=self._progress(title),
-        )  # fmt: skip
+    @property
+    def _sft(self) -> Policy:
+        """The SFT model as a policy: its own reference."""
+        return Policy(self.reference, None, self.reference)
+
+    def _answer(self, policy: Policy, count: int, title: str, reference: bool = False) -> evaluate.Answers:
+        prompts = self.size.judge_prompts
+        return answer(self.size, policy, prompts, count, self.score, self.seed, self._progress(title), reference)
+
+
+# ---------------------------------------------------------------------------------------------- under a size's rules
+
+
+def answer(
+    size: Size, policy: Policy, prompts, count: int, score: Score | None, seed: int, watch: Progress = lambda done, total: None,
+    reference: bool = False,
+) -> evaluate.Answers:  # fmt: skip
+    """Answers of a policy, or of its reference, under the rules that serve every policy and every curve."""
+    rules = size.ppo
+    return evaluate.answer(
+        policy, prompts, count, size.gold, score, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature,
+        missing_eos_score=rules.missing_eos_score, seed=seed, reference=reference, rows=size.rows, watch=watch,
+    )  # fmt: skip
+
+
+def centred(size: Size, reward_model: RewardModel, policy: Policy, seed: int, watch: Progress = lambda done, total: None) -> Score:
+    """A reward model's score, less its mean on what the policy's reference writes and ends.
+
+    Raises:
+        UserError: none of those answers ended.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    asked = [size.prompts[i] for i in torch.randint(len(size.prompts), (size.centring,), generator=chance).tolist()]
+    samples = answer(size, policy, asked, 1, lambda completions: reward_model.score_all(completions.batch), seed, watch, reference=True)
+    ended = samples.stopped.bool()
+    if not ended.any():
+        raise UserError(
+            f"none of the SFT model's {ended.numel()} answers ended within {size.ppo.max_new_tokens} tokens, so there is "
+            "nothing to score; give more or shorter demonstrations with --demonstrations"
+        )
+    centre = samples.scores[ended].mean().item()
+    return lambda completions: reward_model.score_all(completions.batch) - centre
+
+
+def probed(size: Size, policy: Policy, steps: Iterator[dict], seed: int) -> Iterator[dict]:
+    """The same steps; ten times over the stage a step also has kl, length, stop_rate, gold and two samples of fresh answers."""
+    for metrics in steps:
+        if _tenth(metrics):
+            seen = answer(size, policy, size.prompts[: size.probe], 1, None, seed)
+            metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
+            if size.gold is not None:
+                metrics["gold"] = seen.gold.mean().item()
+            metrics["samples"] = [{"prompt": seen.prompts[i], "text": seen.texts[i][0]} for i in range(min(2, len(seen.prompts)))]
+        yield metrics
 
 
 def _tenth(metrics: dict) -> bool:

@@ -225,6 +225,16 @@ def test_a_moved_control_is_marked_in_every_panel():
     assert any("beta 0.3 to 0.1" in text.get_text() for text in board.axes[0].texts)
 
 
+def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
+    first, second = list(invented(6)), list(invented(6))
+    board = dashboard.Dashboard(["A", "B"])
+    second[1] = {**second[1], "changed": [{"name": "beta", "old": 0.3, "new": 0.2}]}
+    board.draw([first, second])
+    first[3] = {**first[3], "changed": [{"name": "beta", "old": 0.3, "new": 0.7}]}
+    board.draw([first, second])
+    assert [text.get_text() for text in board.axes[0].texts] == ["beta 0.3 to 0.2", "beta 0.3 to 0.7"]
+
+
 def test_curves_of_one_panel_differ_in_dash_as_well_as_hue():
     board = dashboard.Dashboard(["ppo"])
     board.draw([list(invented(6))])
