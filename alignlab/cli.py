@@ -149,6 +149,8 @@ def _progress():
 
     def watch(metrics: dict) -> None:
         stage = metrics["stage"]
+        if stage not in bars and metrics["step"] + 1 == metrics["steps"]:
+            return  # done at once: there is nothing to wait for
         if stage not in bars:
             bars[stage] = tqdm(total=metrics["steps"], desc=f"{stage:>9}", unit="", leave=True, dynamic_ncols=True)
         shown = {key: f"{metrics[key]:.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics}
