@@ -48,7 +48,7 @@ class Pipeline:
             for name, records in zip(names, self.size.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
                 self.run.write(name, lambda path, records=records: write_lines(path, records))
         train, test = (read_preferences(self.run.folder / name) for name in names)
-        return train[: self.size.pair_limit], test
+        return train[: self.size.pair_limit], test[: self.size.test_limit]
 
     @cached_property
     def reward_model(self) -> RewardModel:

@@ -28,7 +28,7 @@ class Size:
     certainty: max(p, 1 - p) of the annotator on each pair, or None where unknown.
     samples, answers: of the reference, and of each policy, to each of the judge's prompts.
     centring: completions by which scores are centred; probe: completions by which DPO is watched while it trains.
-    pair_limit: train on the first so many pairs.
+    pair_limit, test_limit: train and judge the reward model on the first so many pairs.
     rows: answers sampled at once while judging.
     data: fingerprint of what it was all made from.
     """
@@ -53,6 +53,7 @@ class Size:
     centring: int = 512
     probe: int = 128
     pair_limit: int | None = None
+    test_limit: int | None = None
     rows: int = 1024
     data: str = ""
 
@@ -66,7 +67,7 @@ class Size:
         stages = {stage: asdict(getattr(self, stage)) for stage in ("sft", "reward", "ppo", "dpo")}
         plain = {
             key: getattr(self, key)
-            for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit", "data")
+            for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit", "test_limit", "data")
         }
         return {"size": plain.pop("name"), **plain, **stages}
 
@@ -91,7 +92,7 @@ def tiny(fast: bool = False) -> Size:
     )  # fmt: skip
     if fast:
         size.samples, size.answers, size.ppo.iterations = 128, 16, size.ppo.iterations // 4
-        size.pair_limit = 1500
+        size.sft.epochs, size.pair_limit, size.test_limit, size.probe = 1, 960, 640, 48
     return size
 
 
