@@ -130,12 +130,15 @@ class Desk:
         rule: what to label by, shown as a hint; `play` follows it.
         repeats: in [0, 1]; the share of preferences that is asked again later, sides swapped, to see how consistent you are.
         seed: sides, and which pairs are repeated.
+        fresh: begin anew; what the file holds is removed.
 
     Raises:
         UserError: the file holds something else.
     """
 
-    def __init__(self, pairs: Sequence[dict], path: str | Path, rule: Rule | None = None, repeats: float = 0.15, seed: int = 0):
+    def __init__(
+        self, pairs: Sequence[dict], path: str | Path, rule: Rule | None = None, repeats: float = 0.15, seed: int = 0, fresh: bool = False
+    ):
         if not 0 <= repeats <= 1:
             raise ValueError(f"repeats must lie in [0, 1], got {repeats}")
         self.pairs = {_key(pair["prompt"], pair["chosen"], pair["rejected"]): pair for pair in pairs if _differ(pair)}
@@ -145,6 +148,9 @@ class Desk:
         self.other_path = self.path.with_name(f"{self.path.stem}.other.jsonl")
         coin = Random(seed)
         self._sides = {key: coin.random() < 0.5 for key in self.pairs}  # whether the chosen one stands left
+        if fresh:
+            self.path.unlink(missing_ok=True)
+            self.other_path.unlink(missing_ok=True)
         self.labels: list[Label] = self._read()
         self._on_disk = fingerprint(self.path, self.other_path)
         self._screen: _Screen | None = None
@@ -174,12 +180,19 @@ class Desk:
         self._keep(self.labels[:-1])
 
     def play(self, count: int | None = None) -> "Desk":
-        """Label by the rule, as a learner would who follows it: `count` questions, or all; returns the desk."""
+        """Label by the rule, as a learner would who follows it: `count` questions, or all; returns the desk.
+
+        Raises:
+            UserError: the file holds labels that were played by another rule.
+        """
         if self.rule is None:
             raise ValueError("this desk has no rule to play; make it with rule=label.prefers_short or another")
+        name = getattr(self.rule, "__name__", "rule")
+        if others := {label.by for label in self.labels} - {"hand", name}:
+            raise UserError(f"{self.path}: holds labels by {min(others)}; give the desk another path, or fresh=True to begin anew")
         target = None if count is None else len(self.labels) + count
         while not self.done and len(self.labels) != target:
-            self._answer(self.rule(*self.current[:3]), by=getattr(self.rule, "__name__", "rule"))
+            self._answer(self.rule(*self.current[:3]), by=name)
         return self
 
     @property

@@ -1,12 +1,13 @@
 """Stage 1, supervised fine-tuning: raise the likelihood of demonstrations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from alignlab import losses
 from alignlab.data import collate, encode_all
+from alignlab.losses import sft_loss
 from alignlab.models import Policy
 from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
 
@@ -33,8 +34,12 @@ class Config:
     seed: int = 0
 
 
-def train(policy: Policy, demonstrations: Sequence[dict], config: Config) -> Iterator[dict]:
+def train(
+    policy: Policy, demonstrations: Sequence[dict], config: Config, loss_fn: Callable[[Tensor, Tensor], Tensor] = sft_loss
+) -> Iterator[dict]:
     """Train the policy on records with `prompt` and `completion`; yields a dict of metrics a step.
+
+    `loss_fn` is called as `loss_fn(token_logps, mask)`; what it gives is weighted by the micro-batch's share of tokens.
 
     Metrics: loss (nats a token), perplexity, tokens, gradient_norm.
     """
@@ -53,7 +58,7 @@ def train(policy: Policy, demonstrations: Sequence[dict], config: Config) -> Ite
             for first in range(0, len(chosen), config.micro_batch_size):
                 batch = collate(chosen[first : first + config.micro_batch_size], policy.tokenizer.pad_token_id, policy.device)
                 share = batch.mask.sum() / tokens  # weighted by tokens over the whole batch
-                yield losses.sft_loss(policy.logps(batch), batch.mask) * share
+                yield loss_fn(policy.logps(batch), batch.mask) * share
 
         loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
         yield {

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import nbclient
-import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from nbformat.v4 import new_code_cell, new_notebook

@@ -7,38 +7,12 @@ from random import Random
 
 import ipywidgets
 import pytest
+from hostile import HOSTILE
 
 from alignlab import dpo, label, live, reward, sizes
 from alignlab.data import data_folder, read_preferences
 from alignlab.errors import UserError
 from alignlab.models import load
-
-ODD = """\
-<script>alert(1)</script>
-<img src=x onerror=alert(1)>
-<svg onload=alert(1)>
-<body onload=alert(1)>
-<iframe src="javascript:alert(1)"></iframe>
-<a href="javascript:alert(1)">x</a>
-"><script>alert(1)</script>
-'><img src=x onerror=alert(1)>
-</div></div><script>alert(1)</script>
-</pre><script>alert(1)</script>
-<style>@import'x';</style>
-<object data="javascript:alert(1)">
-<embed src="x">
-<form action="x"><button>go</button></form>
-<input autofocus onfocus=alert(1)>
-<details open ontoggle=alert(1)>
-<video><source onerror=alert(1)></video>
-<math><mtext><script>alert(1)</script></mtext></math>
-<template><script>alert(1)</script></template>
-<!--><script>alert(1)</script>-->
-<![CDATA[<script>alert(1)</script>]]>
-&lt;script&gt;alert(1)&lt;/script&gt;
-<SCRIPT SRC=//x></SCRIPT>
-<p style="background:url(javascript:alert(1))">x</p>
-<b onmouseover=alert(1)>x</b>""".splitlines()
 
 
 def made(count: int, gold: bool = True) -> list[dict]:
@@ -163,6 +137,15 @@ def test_more_pairs_later_go_on_with_the_same_file(path):
     assert longer.play().progress == (12, 12)
 
 
+def test_another_rule_does_not_go_on_where_one_has_labelled_unless_afresh(path):
+    label.Desk(made(5), path, rule=label.prefers_short).play(3)
+    with pytest.raises(UserError, match="labels by prefers_short"):
+        label.Desk(made(5), path, rule=label.prefers_kind).play()
+    afresh = label.Desk(made(5), path, rule=label.prefers_kind, fresh=True).play()
+    assert {one.by for one in afresh.labels} == {"prefers_kind"}
+    assert {one.by for one in label.Desk(made(5), path).labels} == {"prefers_kind"}, "and so it is on disk"
+
+
 def test_a_desk_refuses_files_that_are_not_its_own(path):
     desk = label.Desk(made(3), path)
     desk.choose("a")
@@ -270,7 +253,7 @@ class Tags(HTMLParser):
     unknown_decl = handle_comment
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", HOSTILE)
 def test_no_text_of_a_model_becomes_markup(path, odd):
     pairs = [
         {"prompt": odd, "chosen": odd + " ", "rejected": f"x{odd}"},

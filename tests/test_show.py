@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import graphviz
 import pytest
 import torch
+from hostile import HOSTILE
 
 from alignlab import ppo, show, world
 from alignlab.data import Batch
@@ -162,33 +163,6 @@ def test_where_no_pair_is_against_its_label_the_view_says_so():
 
 # Text stays text
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '"><img src=x onerror=alert(1)>',
-    "'><img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    "</td></table><script>alert(1)</script>",
-    "<iframe src=javascript:alert(1)>",
-    "<a href=javascript:alert(1)>x</a>",
-    "<b onmouseover=alert(1)>x</b>",
-    "<style>*{display:none}</style>",
-    "<!-- <img src=x onerror=alert(1)> -->",
-    "--><script>alert(1)</script>",
-    "<ScRiPt>alert(1)</sCrIpT>",
-    "<img\nsrc=x\nonerror=alert(1)>",
-    "<details open ontoggle=alert(1)>",
-    "<input autofocus onfocus=alert(1)>",
-    "' onmouseover='alert(1)",
-    '" onmouseover="alert(1)',
-    "<math><mi xlink:href=javascript:alert(1)>",
-    "<body onload=alert(1)>",
-    "<object data=javascript:alert(1)>",
-    "<embed src=javascript:alert(1)>",
-    "$\\href{javascript:alert(1)}{x}$",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "<link rel=stylesheet href=javascript:alert(1)>",
-]
 OURS = {"table", "caption", "tr", "th", "td", "b", "p", "div", "span"}
 
 
