@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from alignlab.view import COLOURS, FAINT, INK, plain_axes, png, smooth
+from alignlab.view import COLOURS, FAINT, INK, as_it_stands, plain_axes, png, smooth
 
 DASHES = ("-", (0, (5, 2)))
 PAIR = (COLOURS["ppo"], COLOURS["dpo"])  # of two trainings, or of two curves on one scale
@@ -108,7 +108,7 @@ class Dashboard:
                             continue  # such as a reward, in DPO
                         colour = SECOND if side else PAIR[run] if two else _colours(histories[0][0]["stage"])[order]
                         dash = DASHES[run if two else max(side, order)]
-                        self.lines.append((self._curve(where, colour, dash, _plain(name) if two else label), where, run, key))
+                        self.lines.append((self._curve(where, colour, dash, as_it_stands(name) if two else label), where, run, key))
                 if side:
                     where.spines[["top", "left"]].set_visible(False)
                     where.tick_params(colors=SECOND, labelsize=8)
@@ -188,7 +188,7 @@ class Dashboard:
             for axes in self.axes:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
-                _plain(words), (at, 0.02), (3, 2), xycoords=self.axes[0].get_xaxis_transform(), textcoords="offset points",
+                as_it_stands(words), (at, 0.02), (3, 2), xycoords=self.axes[0].get_xaxis_transform(), textcoords="offset points",
                 rotation=90, fontsize=7, color=INK, va="bottom",
             )  # fmt: skip
 
@@ -202,11 +202,6 @@ def _colours(stage: str) -> tuple[str, str]:
     """The stage's own colour, and one for a second curve beside it."""
     first = COLOURS.get(stage, "#882288")
     return first, PAIR[0] if first == PAIR[1] else PAIR[1]
-
-
-def _plain(text: str) -> str:
-    """Text as it stands: what lies between two dollar signs would be read as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _short(value) -> str:

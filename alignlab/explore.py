@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignlab import exact, losses
-from alignlab.view import COLOURS, FAINT, INK, plain_axes, png
+from alignlab.view import COLOURS, FAINT, INK, as_it_stands, plain_axes, png
 from alignlab.world import BLANKS, Annotator, blank_reward
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
@@ -641,7 +641,7 @@ def tilted_optimum_figure(beta: float, fillings: Sequence[tuple[str, str]] | Non
     left.barh([i + 0.2 for i in y], [reference[i] for i in likely], height=0.38, color=FAINT, edgecolor=INK, lw=0.6, label="reference")
     label = f"optimum, beta {beta:.2g}"
     left.barh([i - 0.2 for i in y], [optimum[i] for i in likely], height=0.38, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label=label)
-    left.set_yticks(y, [f"{' '.join(numbers['fillings'][i])}  ({rewards[i] + 0:+.1f})".replace("$", r"\$") for i in likely], fontsize=9)
+    left.set_yticks(y, [as_it_stands(f"{' '.join(numbers['fillings'][i])}  ({rewards[i] + 0:+.1f})") for i in likely], fontsize=9)
     left.margins(y=0.02)
     _label(left, f'"{BLANKS} __ __."', f"probability (the {len(likely)} likeliest of {len(rewards)}; reward in brackets)", "")
     _legend(left, "best")

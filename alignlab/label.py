@@ -130,7 +130,7 @@ class Desk:
         rule: what to label by, shown as a hint; `play` follows it.
         repeats: in [0, 1]; the share of preferences that is asked again later, sides swapped, to see how consistent you are.
         seed: sides, and which pairs are repeated.
-        fresh: begin anew; what the file holds is removed.
+        fresh: begin anew; the labels that the file holds are removed.
 
     Raises:
         UserError: the file holds something else.
@@ -149,6 +149,7 @@ class Desk:
         coin = Random(seed)
         self._sides = {key: coin.random() < 0.5 for key in self.pairs}  # whether the chosen one stands left
         if fresh:
+            self._written()  # raises where they are not a desk's to remove
             self.path.unlink(missing_ok=True)
             self.other_path.unlink(missing_ok=True)
         self.labels: list[Label] = self._read()
@@ -283,11 +284,16 @@ class Desk:
         known = {f"gold_{name}": gold[text] for name, text in (("chosen", label.chosen), ("rejected", rejected)) if gold[text] is not None}
         return {"prompt": question.prompt, "chosen": label.chosen, "rejected": rejected, "side": label.answer, **known, **about}
 
-    def _read(self) -> list[Label]:
-        """The labels of both files, in the order in which they were given."""
+    def _written(self) -> list[dict]:
+        """The label file's records, all of them a desk's."""
         records = read_preferences(self.path) if self.path.is_file() else []
         if any("side" not in record or "order" not in record for record in records):
             raise UserError(f"{self.path}: holds preferences that no desk wrote; give the desk a path of its own")
+        return records
+
+    def _read(self) -> list[Label]:
+        """The labels of both files, in the order in which they were given."""
+        records = self._written()
         try:
             records += list(read_lines(self.other_path))
             labels, seen = [], set()

@@ -163,6 +163,11 @@ def plain_axes(axes: Axes) -> None:
     axes.grid(color="#EEEEEE", lw=0.8, zorder=0)
 
 
+def as_it_stands(text: str) -> str:
+    """Text for a figure: what lies between two dollar signs would be read as mathematics."""
+    return text.replace("$", r"\$")
+
+
 # ---------------------------------------------------------------------------------------------- training curves
 
 PANELS = {

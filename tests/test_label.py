@@ -10,7 +10,7 @@ import pytest
 from hostile import HOSTILE
 
 from alignlab import dpo, label, live, reward, sizes
-from alignlab.data import data_folder, read_preferences
+from alignlab.data import data_folder, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.models import load
 
@@ -144,6 +144,13 @@ def test_another_rule_does_not_go_on_where_one_has_labelled_unless_afresh(path):
     afresh = label.Desk(made(5), path, rule=label.prefers_kind, fresh=True).play()
     assert {one.by for one in afresh.labels} == {"prefers_kind"}
     assert {one.by for one in label.Desk(made(5), path).labels} == {"prefers_kind"}, "and so it is on disk"
+
+
+def test_beginning_afresh_removes_no_preferences_that_no_desk_wrote(path):
+    write_lines(path, made(3))
+    with pytest.raises(UserError, match="no desk wrote"):
+        label.Desk(made(3), path, fresh=True)
+    assert len(read_preferences(path)) == 3
 
 
 def test_a_desk_refuses_files_that_are_not_its_own(path):

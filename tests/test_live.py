@@ -11,6 +11,7 @@ import threading
 import pytest
 import torch
 from architectures import build
+from hostile import HOSTILE
 
 from alignlab import dashboard, dpo, live, ppo
 from alignlab.models import ValueHead
@@ -233,6 +234,13 @@ def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
     first[3] = {**first[3], "changed": [{"name": "beta", "old": 0.3, "new": 0.7}]}
     board.draw([first, second])
     assert [text.get_text() for text in board.axes[0].texts] == ["beta 0.3 to 0.2", "beta 0.3 to 0.7"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_titles_and_changes_are_drawn_as_they_stand(text):
+    moved = [{**record, "changed": [{"name": text, "old": text, "new": text}]} for record in invented(2)]
+    dashboard.Dashboard([text, f"{text} 2"]).draw([moved, moved])
+    dashboard.Dashboard([text]).draw([moved])
 
 
 def test_curves_of_one_panel_differ_in_dash_as_well_as_hue():

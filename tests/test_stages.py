@@ -18,7 +18,7 @@ from architectures import (
     shaken,
 )
 
-from alignlab import dpo, evaluate, ppo, reward, sft
+from alignlab import dpo, evaluate, losses, ppo, reward, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
@@ -250,6 +250,22 @@ def test_the_sft_loss_is_a_mean_over_completion_tokens_not_over_demonstrations(n
     assert metrics["loss"] == pytest.approx(-logps.mean().item(), abs=1e-5)
     assert metrics["tokens"] == len(logps) == sum(len(completion) for _, completion in examples)
     assert metrics["perplexity"] == pytest.approx(math.exp(-logps.mean().item()), rel=1e-4)
+
+
+def test_sft_learns_from_the_loss_that_it_is_given():
+    """One without the end token: the last completion token is not raised."""
+    policy = build("llama").policy(rank=None)
+
+    def without_end(token_logps, mask):
+        mask = mask.clone()
+        mask[torch.arange(len(mask)), losses.last_token(mask)] = 0
+        return losses.sft_loss(token_logps, mask)
+
+    list(sft.train(policy, DEMONSTRATIONS, sft.Config(batch_size=8, epochs=60, learning_rate=1e-2), without_end))
+    for record in DEMONSTRATIONS:
+        (example,) = encode(policy.tokenizer, record["prompt"], [record["completion"]], 64)
+        logps = plain_logps(policy, example)
+        assert logps[:-1].exp().min() > 0.5 and logps[-1].exp() < 0.3
 
 
 def test_sft_learns_the_answers_and_to_stop_after_them():
