@@ -92,7 +92,7 @@ def tiny(fast: bool = False) -> Size:
     )  # fmt: skip
     if fast:
         size.samples, size.answers, size.ppo.iterations = 128, 16, size.ppo.iterations // 4
-        size.sft.epochs, size.pair_limit, size.test_limit, size.probe = 1, 960, 640, 48
+        size.pair_limit, size.test_limit, size.probe = 800, 640, 48
     return size
 
 
