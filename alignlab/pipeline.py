@@ -3,6 +3,7 @@
 Each product is made when it is first asked for, and read from the run's folder where it is already there.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -251,7 +252,7 @@ def probed(size: Size, policy: Policy, steps: Iterator[dict], seed: int) -> Iter
 
 def _tenth(metrics: dict) -> bool:
     """Whether it is one of about ten steps spread over a stage, the first and the last among them."""
-    return metrics["step"] % max(1, metrics["steps"] // 10) == 0 or metrics["step"] == metrics["steps"] - 1
+    return metrics["step"] % math.ceil(metrics["steps"] / 10) == 0 or metrics["step"] == metrics["steps"] - 1
 
 
 def _shown(answers: evaluate.Answers, prompt: int, answer: int = 0) -> dict:
