@@ -1,6 +1,7 @@
 """The command line: options in, one message out. All work is done elsewhere."""
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def compare(
     comparisons = {str(folder): read_json(folder / "comparison.json") for folder in runs}
     for name, comparison in comparisons.items():
         print(f"{name} (beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO)\n{view.table(comparison)}\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(view.png(view.runs_figure(comparisons)))
     print(f"figure: {out}")
 
@@ -114,9 +116,9 @@ def doctor() -> None:
 def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast):
     """Check all options before anything is written, then open the run."""
     ppo_beta, dpo_beta = (beta if value is None else value for value in (ppo_beta, dpo_beta))
-    if ppo_beta is not None and not ppo_beta >= 0:
+    if ppo_beta is not None and not 0 <= ppo_beta < math.inf:
         raise UserError(f"beta must be >= 0 for PPO, got {ppo_beta:g}; a larger beta stays nearer to the SFT model")
-    if dpo_beta is not None and not dpo_beta > 0:
+    if dpo_beta is not None and not 0 < dpo_beta < math.inf:
         raise UserError(f"beta must be > 0 for DPO, got {dpo_beta:g}; try 0.1 to 1, or set PPO's alone with --ppo-beta")
     from transformers.utils.logging import disable_progress_bar
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import jinja2
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
         if not path.is_file():
             raise UserError(f"{source}: no such file; give a JSON Lines file or the name of a hub set")
         records = []
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(_text_lines(lines, source), 1):
                 if not line.strip():
                     continue
@@ -75,7 +76,8 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
         try:
             rows = load_dataset(str(source), split="train")
         except Exception as error:
-            raise UserError(f"{source}: neither a file here nor a hub set within reach ({type(error).__name__})") from error
+            reason = str(error).splitlines()[0][:200] if str(error) else ""
+            raise UserError(f"{source}: no file here, and the hub's set cannot be read ({type(error).__name__}: {reason})") from error
         records = [(f"{source}, row {number}", dict(row)) for number, row in enumerate(rows)]
     if not records:
         raise UserError(f"{source}: no records; write one object a line")
@@ -216,11 +218,15 @@ def prompt_ids(tokenizer, prompt: Text) -> list[int]:
     A string is one user message. Without a template a string stands as it is.
 
     Raises:
-        UserError: messages, and a tokenizer without a chat template.
+        UserError: messages, and a tokenizer without a chat template, or with one that refuses their roles.
     """
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(f"the model's chat template refuses a prompt with the roles {roles}: {error}; change the prompts") from None
         return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template writes its own BOS
     if not isinstance(prompt, str):
         raise UserError("the prompts are messages and this model has no chat template; use plain strings, or an instruct model")
@@ -258,7 +264,7 @@ def encode_all(tokenizer, records: Sequence[dict], fields: Sequence[str], max_le
     encoded = [encode(tokenizer, record["prompt"], [record[field] for field in fields], max_length) for record in records]
     kept = [examples for examples in encoded if examples is not None]
     if not kept:
-        raise UserError(f"no record fits into max_length = {max_length} tokens; raise max_length")
+        raise UserError(f"no record fits into max_length = {max_length} tokens; choose shorter completions")
     if len(kept) < len(encoded):
         print(f"{len(encoded) - len(kept)} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
     return kept

@@ -222,7 +222,7 @@ def filling_logps(policy: Policy, prompt: Text, beginning: str, fillings: Sequen
     ends = [tokenizer("".join(f" {word}" for word in filling), add_special_tokens=False)["input_ids"] for filling in fillings]
     batch = collate([Example(start, end) for end in ends], tokenizer.pad_token_id, policy.device)
     scored = policy.reference_logps(batch) if reference else policy.score(batch).logps
-    return sequence_logps(scored, batch.mask).double().log_softmax(0).cpu()
+    return sequence_logps(scored, batch.mask).cpu().double().log_softmax(0)  # an Apple GPU knows no float64
 
 
 def place(logps: Tensor, ref_logps: Tensor, rewards: Tensor) -> tuple[float, float]:

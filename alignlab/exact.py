@@ -73,10 +73,11 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
 
     Every subset of size n counts: the i-th lowest score is the best of C(i - 1, n - 1) of them. Equal scores share.
     """
+    scores, values = scores.cpu(), values.cpu()  # float64, which an Apple GPU does not know
     count = scores.shape[-1]
     if not 1 <= n <= count:
         raise ValueError(f"n must lie in 1 to {count}, the number of samples, got {n}")
-    ranks = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
+    ranks = torch.arange(1, count + 1, dtype=torch.float64)
     log_choose = torch.lgamma(ranks) - torch.lgamma((ranks - n + 1).clamp(min=1))  # log C(i - 1, n - 1), up to a constant
     weights = torch.where(ranks >= n, log_choose, -torch.inf).softmax(-1)  # (N,) chance that the i-th lowest is the best
     ordered, order = scores.sort(dim=-1)

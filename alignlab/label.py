@@ -378,7 +378,7 @@ def _replace(path: Path, records: Sequence[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     write_lines(draft, records)
-    with draft.open("rb") as file:
+    with draft.open("rb+") as file:
         os.fsync(file.fileno())
     draft.replace(path)
 
@@ -636,7 +636,10 @@ def measure(
         policy=policy, reward_model=reward_model, labels=len(pairs), agreement=agreement, disagreements=disagreements,
         rows={name: _row(plane, answers, size.gold is not None) for name, answers in (("sft", before), ("dpo", after))},
         against_gold=sorted(turned, key=_gold_margin),
-        samples=[{"prompt": size.judge_prompts[i], "sft": before.texts[i][0], "dpo": after.texts[i][0]} for i in range(3)],
+        samples=[
+            {"prompt": prompt, "sft": mine[0], "dpo": aligned[0]}
+            for prompt, mine, aligned in list(zip(size.judge_prompts, before.texts, after.texts, strict=True))[:3]
+        ],
     )  # fmt: skip
 
 

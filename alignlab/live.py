@@ -25,6 +25,7 @@ from IPython.display import display
 
 from alignlab import dpo, ppo, reward, sft, show
 from alignlab.dashboard import Dashboard
+from alignlab.errors import TrainingError
 from alignlab.runs import read_lines
 
 LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
@@ -51,6 +52,7 @@ class Training:
         self.latest: dict | None = None  # the newest, which may be within a step
         self.finished = False
         self.seconds = 0.0
+        self._broken: Exception | None = None  # what ended it, where something did
         self._asked: dict = {}  # what the controls want, until the next step
         self._changed: list[dict] = []  # what they changed since the last whole step
 
@@ -66,7 +68,13 @@ class Training:
         self._asked[name] = value
 
     def advance(self) -> None:
-        """One step of the generator; an interrupt that falls into it is raised once the step is whole."""
+        """One step of the generator; an interrupt that falls into it is raised once the step is whole.
+
+        Raises:
+            TrainingError: and again at each later call, since a generator that failed cannot go on.
+        """
+        if self._broken is not None:
+            raise TrainingError(f"{self.title} ended with: {self._broken}; make it anew, from a fresh policy") from self._broken
         start = time.perf_counter()
         with _whole():
             for name, value in list(self._asked.items()):
@@ -75,7 +83,11 @@ class Training:
                 if value != old:
                     setattr(self.config, name, value)
                     self._changed.append({"name": name, "old": old, "new": value})
-            metrics = next(self.steps, None)
+            try:
+                metrics = next(self.steps, None)
+            except Exception as error:
+                self._broken = error
+                raise
             self.seconds += time.perf_counter() - start
             if metrics is None:
                 self.finished = True
@@ -240,7 +252,8 @@ async def _drive(trainings: Sequence[Training], controls: Sequence) -> None:
                 desk.show()
     except (KeyboardInterrupt, asyncio.CancelledError):
         interrupted = True
-    desk.close()
+    finally:
+        desk.close()
     if interrupted:
         raise Interrupted
 

@@ -1,6 +1,5 @@
 """Seconds and peak memory of a stretch of work."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -40,5 +39,7 @@ def _peak() -> float:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
     except OSError:
+        import resource  # not on Windows
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -91,10 +91,10 @@ class Pipeline:
         Args:
             stage: "reward", "ppo" or "dpo".
             config: the stage's; by default the size's. It is read while the generator runs, so give live controls one of their own.
-            name: the adapter's, so that several can live on one base; by default the stage's.
+            name: the adapter's, so that several can live on one base; one of the same name is replaced. By default of this one alone.
             loss_fn: DPO's.
         """
-        base, size, name = self.reference, self.size, name or stage
+        base, size, name = self.reference, self.size, name or f"{stage}_begun"  # never the name of a product that was loaded
         config = config or getattr(size, stage)
         if stage == "reward":
             model = base.reward_model(name, size.rank, self.seed)
@@ -167,6 +167,7 @@ class Pipeline:
     def _train(self, stage: str, title: str, steps: Iterator[dict]) -> None:
         """Run a stage to its end: log and show each step, then note seconds and memory."""
         self.say(title)
+        self.run.forget(stage)
         with metered() as spent:
             for metrics in steps:
                 self.watch(metrics)
@@ -232,7 +233,7 @@ def centred(size: Size, reward_model: RewardModel, policy: Policy, seed: int, wa
     if not ended.any():
         raise UserError(
             f"none of the SFT model's {ended.numel()} answers ended within {size.ppo.max_new_tokens} tokens, so there is "
-            "nothing to score; give more or shorter demonstrations with --demonstrations"
+            "nothing to score; train SFT longer, or on more and shorter demonstrations"
         )
     centre = samples.scores[ended].mean().item()
     return lambda completions: reward_model.score_all(completions.batch) - centre

@@ -28,7 +28,7 @@ Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Read at each iteration, so that a change acts at the next one; `seed` is read at the start.
+    """Read while it runs: sampling's settings and beta at each iteration, those of learning at each epoch; `seed` at the start.
 
     beta: >= 0; the price of KL (see the head of losses.py), in reward units a nat.
     kl_target: nats a completion, or None; with it beta is moved to hold the KL there.
@@ -40,6 +40,7 @@ class Config:
     iterations: times the policy samples.
     batch_size: completions an iteration.
     epochs, minibatch_size: passes over them, and completions a step.
+    micro_batch_size: completions in memory at once while learning, or None for a whole minibatch; changes memory, not the result.
     stop_kl: end an iteration's epochs once the policy is this far from the one that sampled, nats a token; or None.
     missing_eos_score: the score of a completion that did not end by itself, in the units of the (centred) score.
     max_new_tokens, temperature: of sampling; log-probs are scored at the same temperature.
@@ -59,6 +60,7 @@ class Config:
     batch_size: int = 384
     epochs: int = 2
     minibatch_size: int = 128
+    micro_batch_size: int | None = None
     stop_kl: float | None = None
     missing_eos_score: float = -3.0
     max_new_tokens: int = 48
@@ -132,7 +134,8 @@ def collect(
 
 def score_completions(score: Score, samples: Completions, missing_eos_score: float) -> Tensor:
     """(B,) scores, with the penalty in place of the score where a completion did not end by itself."""
-    return torch.where(samples.stopped, score(samples), torch.full_like(samples.logps[:, 0], missing_eos_score))
+    scores = score(samples).to(samples.logps)  # a rule, such as a gold reward, scores on the CPU
+    return torch.where(samples.stopped, scores, torch.full_like(scores, missing_eos_score))
 
 
 def update(
@@ -145,32 +148,37 @@ def update(
     share: float = 1.0,
 ) -> dict:
     """One epoch of minibatches over the experience, at that share of the learning rate; returns metrics, means over the epoch."""
-    seen = []
-    for rows in torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size):
-        rows = rows.to(policy.device)
-        batch = experience.samples.batch.rows(rows)
-        width, mask = batch.ids.shape[1], batch.mask
-        old_logps, advantages, returns, old_values = (
-            tensor[rows, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
-        )
-        logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
-        values = value_head(hidden)
-        policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
-        value_part = value_loss(values, old_values, returns, mask, config.value_clip)
-        rates = config.learning_rate * share, config.value_learning_rate * share
-        descend(optimizer, rates, [policy_part + value_part])
-        with torch.no_grad():
-            log_ratio = logps - old_logps
-            seen.append({
+    seen, whole = [], experience.samples.batch.mask
+    minibatches = torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size)
+
+    def parts(rows: Tensor):
+        for micro in rows.split(config.micro_batch_size or len(rows)):
+            batch = experience.samples.batch.rows(micro)
+            width, mask = batch.ids.shape[1], batch.mask
+            old_logps, advantages, returns, old_values = (
+                tensor[micro, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
+            )
+            logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
+            values = value_head(hidden)
+            policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
+            value_part = value_loss(values, old_values, returns, mask, config.value_clip)
+            weight = mask.sum() / whole[rows].sum()  # means over tokens, so a part counts by its tokens
+            yield weight * (policy_part + value_part)
+            log_ratio = (logps - old_logps).detach()
+            seen.append((weight.item() / len(minibatches), {
                 "loss": policy_part.item(),
                 "value_loss": value_part.item(),
-                "explained_variance": explained_variance(old_values, returns, mask).item(),
                 "clip_fraction": masked_mean((log_ratio.exp() - 1).abs().gt(config.clip_epsilon).float(), mask).item(),
-                "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
+                "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps.detach(), "k3"), mask).item(),
                 "ratio": log_ratio.exp().max().item(),
-            })  # fmt: skip
-    means = {key: sum(part[key] for part in seen) / len(seen) for key in seen[0]}
-    return means | {"ratio": max(part["ratio"] for part in seen)}
+            }))  # fmt: skip
+
+    for rows in minibatches:
+        rates = config.learning_rate * share, config.value_learning_rate * share
+        descend(optimizer, rates, parts(rows.to(policy.device)))
+    means = {key: sum(weight * part[key] for weight, part in seen) for key in seen[0][1]}
+    known = explained_variance(experience.values, experience.returns, whole).item()
+    return means | {"ratio": max(part["ratio"] for _, part in seen), "explained_variance": known}
 
 
 def describe(experience: Experience, beta: float) -> dict:

@@ -27,7 +27,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: is a file; give a folder with --out")
         config = json.loads(json.dumps(config))
-        self.new = False
+        self.new, self.was_there = False, self.folder.exists()
         if self._path("config.json").is_file():
             there = read_json(self._path("config.json"))
             if differing := sorted(key for key in {*there, *config} if there.get(key) != config.get(key)):
@@ -43,9 +43,12 @@ class Run:
             self.write_json("config.json", config)
             self.new = True
         self.config = config
-        manifest = self._path("checkpoints/manifest.json")
-        self.manifest: dict[str, dict[str, str]] = read_json(manifest) if manifest.is_file() else {}
-        self._forget_unfinished()
+
+    @property
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """sha256 of each file, by product; read anew each time, since another notebook may work in the same folder."""
+        path = self._path("checkpoints/manifest.json")
+        return read_json(path) if path.is_file() else {}
 
     # ------------------------------------------------------------------------------------------ products
 
@@ -55,11 +58,12 @@ class Run:
         Raises:
             UserError: it is there, but its files changed since they were written.
         """
-        for file, digest in self.manifest.get(name, {}).items():
+        manifest = self.manifest
+        for file, digest in manifest.get(name, {}).items():
             path = self._path(file)
             if not path.is_file() or _sha256(path) != digest:
                 raise UserError(f"{path}: missing or damaged since it was written; remove {self.folder} and run again")
-        return name in self.manifest
+        return name in manifest
 
     def write(self, name: str, save: Callable[[Path], None]) -> Path:
         """Have `save` write the product `name` (a folder, or a file where the name has an ending): all of it or nothing."""
@@ -70,9 +74,9 @@ class Run:
         files = [draft] if draft.is_file() else sorted(path for path in draft.rglob("*") if path.is_file())
         for file in files:
             _sync(file)
-        self.manifest[name] = {str(Path(name) / file.relative_to(draft)): _sha256(file) for file in files}
+        digests = {(Path(name) / file.relative_to(draft)).as_posix(): _sha256(file) for file in files}
         draft.rename(final)
-        self.write_json("checkpoints/manifest.json", self.manifest)
+        self.write_json("checkpoints/manifest.json", self.manifest | {name: digests})
         return final
 
     def write_json(self, name: str, value) -> None:
@@ -87,27 +91,31 @@ class Run:
     def abandon(self) -> None:
         """Take back a run that was started here and finished nothing, so that a mistake leaves no half-written folder behind."""
         if self.new and not self.manifest:
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.was_there:
+                self.folder.mkdir(exist_ok=True)
 
     # ------------------------------------------------------------------------------------------ metrics
 
     def log(self, metrics: dict, file: str = "metrics.jsonl") -> None:
         """Add one object."""
         with self._path(file).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(metrics, allow_nan=False, ensure_ascii=False) + "\n")
+            lines.write(_line(metrics))
 
     def metrics(self, file: str = "metrics.jsonl") -> Iterator[dict]:
         """All objects, in the order in which they were added."""
         return read_lines(self._path(file))
 
-    def _forget_unfinished(self) -> None:
-        """Drop the metrics of stages that did not end: they will be written again."""
+    def forget(self, stage: str) -> None:
+        """Drop the metrics of a stage that did not end: it begins again."""
         for file in ("metrics.jsonl", "timing.jsonl"):
-            if self._path(file).is_file():
-                kept = [record for record in self.metrics(file) if record["stage"] in self.manifest]
-                self._path(file).unlink()
-                for record in kept:
-                    self.log(record, file)
+            records = list(self.metrics(file))
+            kept = [record for record in records if record["stage"] != stage]
+            path = self._path(file)
+            if path.is_file() and (len(kept) < len(records) or not path.read_bytes().endswith(b"\n")):
+                draft = path.with_suffix(".part")
+                draft.write_text("".join(map(_line, kept)), encoding="utf-8")
+                draft.replace(path)
 
     def _path(self, name: str) -> Path:
         return self.folder / name
@@ -132,10 +140,14 @@ def read_lines(path: Path) -> Iterator[dict]:
                     yield json.loads(line)
 
 
+def _line(record: dict) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())

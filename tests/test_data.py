@@ -279,7 +279,7 @@ def test_nothing_is_reported_where_all_fit(capsys):
 
 
 def test_it_is_an_error_with_a_cure_if_nothing_fits():
-    with pytest.raises(UserError, match="max_length = 2 .*raise max_length"):
+    with pytest.raises(UserError, match="max_length = 2 .*choose shorter completions"):
         data.encode_all(tokenizer("llama"), PAIRS, ["chosen", "rejected"], max_length=2)
 
 

@@ -118,6 +118,7 @@ def test_scoring_in_parts_equals_scoring_at_once(monkeypatch):
     batch = batch_of(policy, random_examples(policy))
     whole, reference = policy.score(batch), policy.reference_logps(batch)
     monkeypatch.setattr(models, "SCORING_ELEMENTS", 1)
+    monkeypatch.setattr(models, "SCORING_ROWS", 1)
     for one, other in zip(policy.score(batch)[:4], whole[:4], strict=True):
         torch.testing.assert_close(one, other, **near)
     torch.testing.assert_close(policy.reference_logps(batch), reference, **near)

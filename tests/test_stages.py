@@ -465,6 +465,24 @@ def test_a_gain_beyond_the_clip_around_the_policy_that_sampled_teaches_nothing(s
     assert (max(gradient.abs().max() for gradient in gradients(policy)) > 0) == learns
 
 
+@pytest.mark.parametrize("micro", [1, 3, 5])
+def test_micro_batches_of_ppo_add_up_to_the_whole_minibatch(micro):
+    def learned(micro_batch_size):
+        policy = shaken(build("llama").policy(rank=2))
+        head = ValueHead(policy.base)
+        experience, config = experience_of(policy, head, batch_size=16, minibatch_size=8, micro_batch_size=micro_batch_size)
+        shifted = experience.old._replace(logps=experience.old.logps + 0.3 * experience.samples.batch.mask)  # so that the clip is at work
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+        optimizer.add_param_group({"params": list(head.parameters())})
+        metrics = ppo.update(policy, head, optimizer, experience._replace(old=shifted), config, torch.Generator().manual_seed(0))
+        return metrics, [*gradients(policy), *(parameter.grad for parameter in head.parameters())]
+
+    (whole, gradient), (parts, parts_gradient) = learned(None), learned(micro)
+    assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    for one, other in zip(parts_gradient, gradient, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 @each_architecture
 def test_an_answer_without_eos_has_the_penalty_for_its_score_and_the_others_keep_theirs(name):
     policy = shaken(build(name).policy(rank=2))
