@@ -184,7 +184,7 @@ class Dashboard:
                 continue
             self.marked.add(key)
             at = (record["step"] + 1) / record["steps"] if share else record["step"] + 1
-            words = f"{change['name']} {_short(change['old'])} to {_short(change['new'])}"
+            words = f"{change['name']} {short(change['old'])} to {short(change['new'])}"
             for axes in self.axes:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
@@ -204,5 +204,8 @@ def _colours(stage: str) -> tuple[str, str]:
     return first, PAIR[0] if first == PAIR[1] else PAIR[1]
 
 
-def _short(value) -> str:
+def short(value) -> str:
+    """A setting's value in a few characters; None is a switch that is off."""
+    if value is None:
+        return "off"
     return f"{value:.3g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

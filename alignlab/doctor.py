@@ -11,7 +11,7 @@ import torch
 
 from alignlab.data import data_folder
 
-RUN_IN_ANSWERS = 280  # a run of 224 s where 256 answers took 0.8 s, on 2 CPU cores; --fast took 79 s
+RUN_IN_ANSWERS = 325  # a run of 261 s where 256 answers took 0.8 s, on 2 CPU cores; --fast took 59 s
 
 
 def examine() -> list[str]:
@@ -35,7 +35,7 @@ def examine() -> list[str]:
         seconds = _seconds_for_answers()
         minutes = max(1, round(seconds * RUN_IN_ANSWERS / 60))
         lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {minutes} minutes for `alignlab run`,")
-        lines.append("       and a third of that with --fast")
+        lines.append("       and a quarter of that with --fast")
     return lines
 
 

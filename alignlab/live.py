@@ -24,7 +24,7 @@ import ipywidgets
 from IPython.display import display
 
 from alignlab import dpo, ppo, reward, sft, show
-from alignlab.dashboard import Dashboard
+from alignlab.dashboard import Dashboard, short
 from alignlab.errors import TrainingError
 from alignlab.runs import read_lines
 
@@ -108,7 +108,7 @@ class Training:
 
     def settings(self) -> str:
         """The settings that controls can move, as text."""
-        return ", ".join(f"{c.label} {_shown(getattr(self.config, c.name))}" for c in controls_of(self.config))
+        return ", ".join(f"{c.label} {short(getattr(self.config, c.name))}" for c in controls_of(self.config))
 
 
 @contextmanager
@@ -390,7 +390,7 @@ class _Desk:
             lines.append(f"{training.title}: {training.settings()}")
             for record in training.metrics:
                 for change in record.get("changed", ()):
-                    lines.append(f"  step {record['step'] + 1}: {change['name']} {_shown(change['old'])} to {_shown(change['new'])}")
+                    lines.append(f"  step {record['step'] + 1}: {change['name']} {short(change['old'])} to {short(change['new'])}")
         text = "\n".join(lines)
         return {"text/plain": text, "text/html": f"<pre style='margin:0'>{html.escape(text)}</pre>"}
 
@@ -432,10 +432,6 @@ def _samples(training: Training) -> list[dict]:
 
 def _last(prompt: str | list[dict]) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
-def _shown(value) -> str:
-    return "off" if value is None else f"{value:.3g}"
 
 
 # ---------------------------------------------------------------------------------------------- the kernel

@@ -27,7 +27,7 @@ def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None
     """
     if size == "tiny":
         chosen = sizes.tiny()
-        chosen.pair_limit, chosen.samples, chosen.answers = few(3000, 300), few(256, 128), few(16, 8)
+        chosen.pair_limit, chosen.samples, chosen.answers = few(3000, 300), few(768, 128), few(16, 8)
         chosen.sft.epochs = few(2, 1)
         chosen.ppo = replace(chosen.ppo, batch_size=few(256, 64), minibatch_size=few(128, 64), iterations=few(24, 2))
         chosen.dpo = replace(chosen.dpo, epochs=few(4, 1))

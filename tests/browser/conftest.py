@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ.get("ALIGNLAB_SHOTS", "test-output/screenshots"))
 PREPARE = """
 import os
@@ -71,14 +72,18 @@ class Server:
 
     def __init__(self, folder: Path, fast_run: Path):
         self.folder = folder
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {
             "ALIGNLAB_TEST_RUN": str(fast_run), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "HF_HUB_OFFLINE": "1",
-            "IPYTHONDIR": str(folder / ".ipython"), "JUPYTER_PLATFORM_DIRS": "1",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+            "IPYTHONDIR": str(folder / ".ipython"), "JUPYTER_PLATFORM_DIRS": "1", "ALIGNLAB_FAST": "1",
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "PYTHONPATH": paths,
         }  # fmt: skip
         quiet = folder / ".config" / "labconfig" / "page_config.json"
         quiet.parent.mkdir(parents=True)
         quiet.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
+        whole = folder / ".settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+        whole.parent.mkdir(parents=True)
+        whole.write_text(json.dumps({"windowingMode": "none"}))  # every cell is in the page, seen or not
         self.log = (folder / "server.log").open("w+")
         options = [
             "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.port=0", "--IdentityProvider.token=",
@@ -112,7 +117,7 @@ class Notebook:
     """An open notebook: what a user can do with it, and what can be seen."""
 
     def __init__(self, page, name: str, errors: list[str]):
-        self.page, self.name, self.errors = page, name, errors
+        self.page, self.name, self.errors = page, name, errors  # errors: uncaught ones, those in the console, and dialogs
 
     def command(self, name: str) -> None:
         """One of JupyterLab's commands, as its menus and buttons call it."""
@@ -149,6 +154,18 @@ class Notebook:
         self.wait_for(lambda: re.search(pattern, self.output(index)), seconds, f"{pattern!r} in cell {index}")
         return re.search(pattern, self.output(index))
 
+    def idle(self) -> bool:
+        """Whether the kernel has nothing to do."""
+        return self.page.evaluate("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status") == "idle"
+
+    def stop(self) -> None:
+        """Press Stop; how long the run took to end stands in times.txt beside the screenshots."""
+        start = time.perf_counter()
+        self.button("Stop").click()
+        self.button("Stop").wait_for(state="detached", timeout=30_000)
+        with (SHOTS / "times.txt").open("a") as file:
+            file.write(f"{self.name}: {time.perf_counter() - start:.2f} s from Stop to the end of the run\n")
+
     def button(self, text: str):
         return self.page.locator("button.jupyter-button", has_text=text).first
 
@@ -157,33 +174,58 @@ class Notebook:
         return self.page.locator(".widget-slider", has=self.page.locator(f"label:has-text('{label}')")).locator(".noUi-handle").first
 
     def shot(self, name: str) -> Path:
-        SHOTS.mkdir(parents=True, exist_ok=True)
         path = SHOTS / f"{self.name}-{name}.png"
         self.page.screenshot(path=path)
         return path
 
+    def album(self) -> None:
+        """Screenshots of the whole notebook, from its first cell to its last."""
+        place = self.page.locator(".jp-WindowedPanel-outer").first
+        whole, seen = place.evaluate("place => [place.scrollHeight, place.clientHeight]")
+        for number, top in enumerate(range(0, whole, seen)):
+            place.evaluate("(place, top) => { place.scrollTop = top }", top)
+            self.page.wait_for_timeout(300)
+            self.shot(f"{number:02d}")
+
+    def wider_than_the_page(self) -> list[str]:
+        """Outputs and cells that reach beyond the right edge of the notebook."""
+        return self.page.evaluate(
+            """() => {
+                const edge = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect().right;
+                const parts = document.querySelectorAll('.jp-Cell, .jp-OutputArea-output, .jp-OutputArea-output *, .jp-RenderedMarkdown *');
+                return [...parts].filter(part => part.getClientRects().length && part.getBoundingClientRect().right > edge + 1)
+                    .map(part => part.outerHTML.slice(0, 200));
+            }"""
+        )
+
 
 @pytest.fixture
 def notebook(request, server, browser):
-    """Gives `open(cells)`: a notebook with these cells, the first of them the preparation, open in the browser."""
+    """Gives `open(what)`: cells, which the preparation precedes, or a notebook's file; open in the browser."""
     opened = []
 
-    def open_(cells: list[str], prepare: bool = True, width: int = 1280, height: int = 1000) -> Notebook:
-        name = request.node.name.replace("[", "-").replace("]", "")
-        sources = ([PREPARE] if prepare else []) + cells
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        written = new_notebook(cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernel})
-        nbformat.write(written, server.folder / f"{name}.ipynb")
+    def open_(what: list[str] | Path, prepare: bool = True, width: int = 1280, height: int = 1000) -> Notebook:
+        name = re.sub(r"\W+", "-", request.node.name).strip("-")
+        path = server.folder / f"{name}.ipynb"
+        if isinstance(what, Path):
+            shutil.copy(what, path)
+        else:
+            kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            (server.folder / "prepare.py").write_text(PREPARE)
+            cells = [new_code_cell(source) for source in ["%run -i prepare.py"] * prepare + what]
+            nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+        SHOTS.mkdir(parents=True, exist_ok=True)
         context = browser.new_context(viewport={"width": width, "height": height})
         page, errors = context.new_page(), []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(f"{server.address}/lab/workspaces/{name}/tree/{name}.ipynb")  # a workspace of its own: nothing else is open
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); }")
         made = Notebook(page, name, errors)
-        status = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
-        made.wait_for(lambda: page.evaluate(status) == "idle", 60, "an idle kernel")
+        made.wait_for(made.idle, 60, "an idle kernel")
+        errors.clear()  # JupyterLab's own, as it starts
         opened.append((context, made))
         return made
 
@@ -191,8 +233,3 @@ def notebook(request, server, browser):
     for context, made in opened:
         made.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         context.close()
-
-
-def read_saved(server: Server, name: str) -> dict:
-    """A notebook as it is on disk."""
-    return json.loads((server.folder / f"{name}.ipynb").read_text())

@@ -23,7 +23,7 @@ def test_beta_moved_mid_run_is_in_the_log_and_on_the_plot_at_the_next_step(noteb
     handle.press("ArrowRight")
     book.wait_for(lambda: step_of(book, 2) > before + 1, 60, "two more steps")
     book.shot("moved")
-    book.button("Stop").click()
+    book.stop()
     found = book.wait_text(3, r"CHANGED \[\((\d+), \[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], ([\d.]+)\)\]")
     assert before - 1 <= int(found.group(1)) <= before + 2
     assert re.search(r"step \d+: beta 0.38 to 0.39", book.output(2)), "the settings as text name the change"
@@ -46,12 +46,12 @@ def test_pause_step_resume_stop_and_going_on(notebook):
     book.shot("paused")
     book.button("Resume").click()
     book.wait_for(lambda: step_of(book, 2) > stood + 1, 60, "it goes on")
-    book.button("Stop").click()
+    book.stop()
     steps = int(book.wait_text(3, r"STEPS (\d+)").group(1))
     assert steps > stood
     book.run_cell(2)
     book.wait_for(lambda: step_of(book, 2) > steps + 1, 60, "the same call goes on")
-    book.button("Stop").click()
+    book.stop()
     assert not book.errors
 
 
@@ -69,7 +69,7 @@ def test_the_front_ends_own_interrupt_then_going_on(notebook):
     steps = int(book.wait_text(3, r"STEPS (\d+) True").group(1))
     book.run_cell(2)
     book.wait_for(lambda: step_of(book, 2) > steps + 1, 60, "it goes on after the interrupt")
-    book.button("Stop").click()
+    book.stop()
     book.run_cell(3)
     book.wait_for(lambda: int(re.search(r"STEPS (\d+) True", book.output(3)).group(1)) > steps, 30, "more steps, in order")
     assert not book.errors
@@ -96,7 +96,7 @@ def test_two_runs_side_by_side(notebook):
     book.wait_text(2, r"beta 0.1: step [3-9] of 500", 90)
     book.wait_text(2, r"beta 1: step [3-9] of 500", 90)
     book.shot("both")
-    book.button("Stop").click()
+    book.stop()
     found = book.wait_text(3, r"BOTH (\d+) (\d+)")
     assert abs(int(found.group(1)) - int(found.group(2))) <= 1, "they move in lock-step"
     assert not book.errors
@@ -123,7 +123,7 @@ def test_a_burst_of_slider_messages_does_not_hold_up_stop(notebook):
     handle.focus()
     for turn in range(200):
         handle.press("ArrowRight" if turn % 20 < 10 else "ArrowLeft")
-    book.button("Stop").click()
+    book.stop()
     book.wait_text(3, r"STEPS (\d+)", 30)
     book.shot("stopped")
     assert not book.errors
