@@ -450,12 +450,35 @@ async def _messages() -> AsyncIterator[Callable[[], Awaitable]]:
     if _kernel() is None:
         yield lambda: asyncio.sleep(0)
     elif tuple(int(part) for part in importlib.metadata.version("ipykernel").split(".")[:2]) >= (7, 4):
-        yield _yield_to_kernel
+        with _acknowledged(_kernel()):
+            yield _yield_to_kernel
     else:
         from jupyter_ui_poll import ui_events
 
         async with ui_events() as poll:
             yield lambda: poll(50)
+
+
+@contextmanager
+def _acknowledged(kernel) -> Iterator[None]:
+    """Have every widget's message answered by the status "idle", which ipykernel 7.4 leaves out while a cell runs.
+
+    A slider sends its next value only after that answer, so that without it each control would act once a run.
+    """
+    handle, cell = kernel.shell_handlers["comm_msg"], kernel.get_parent("shell")
+
+    def handle_and_answer(stream, ident, message):
+        try:
+            return handle(stream, ident, message)
+        finally:
+            for state, parent in (("idle", message), ("busy", cell)):  # and busy again, for the cell is
+                kernel.session.send(kernel.iopub_socket, "status", {"execution_state": state}, parent=parent)
+
+    kernel.shell_handlers["comm_msg"] = handle_and_answer
+    try:
+        yield
+    finally:
+        kernel.shell_handlers["comm_msg"] = handle
 
 
 async def _yield_to_kernel() -> None:

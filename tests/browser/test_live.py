@@ -22,9 +22,13 @@ def test_beta_moved_mid_run_is_in_the_log_and_on_the_plot_at_the_next_step(noteb
     handle.focus()
     handle.press("ArrowRight")
     book.wait_for(lambda: step_of(book, 2) > before + 1, 60, "two more steps")
+    for _ in range(3):  # a second move, and more, act as well
+        handle.press("ArrowRight")
+    before_second = step_of(book, 2)
+    book.wait_for(lambda: step_of(book, 2) > before_second + 2, 60, "three more steps")
     book.shot("moved")
     book.stop()
-    found = book.wait_text(3, r"CHANGED \[\((\d+), \[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], ([\d.]+)\)\]")
+    found = book.wait_text(3, r"CHANGED \[\((\d+), \[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], ([\d.]+)\).*'new': 0.42\}\], 0.42\)\]")
     assert before - 1 <= int(found.group(1)) <= before + 2
     assert re.search(r"step \d+: beta 0.38 to 0.39", book.output(2)), "the settings as text name the change"
     assert not book.errors
@@ -116,7 +120,7 @@ def test_a_recorded_run_replays_with_a_scrubber(notebook):
 
 
 def test_a_burst_of_slider_messages_does_not_hold_up_stop(notebook):
-    book = notebook([RUN, GO, "print('STEPS', len(training.metrics))"])
+    book = notebook([RUN, GO, "print('STEPS', len(training.metrics), training.config.clip_epsilon)"])
     book.run_all()
     book.wait_text(2, r"step [2-9] of 500")
     handle = book.slider("clip epsilon")
