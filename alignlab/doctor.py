@@ -11,7 +11,7 @@ import torch
 
 from alignlab.data import data_folder
 
-RUN_IN_ANSWERS = 325  # a run of 261 s where 256 answers took 0.8 s, on 2 CPU cores; --fast took 59 s
+RUN_IN_ANSWERS = 280  # a run of 224 s where 256 answers took 0.8 s, on 2 CPU cores
 
 
 def examine() -> list[str]:
