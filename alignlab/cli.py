@@ -39,6 +39,7 @@ def run(
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab import view
+    from alignlab.data import last_message
 
     with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast) as pipeline:
         comparison = pipeline.compare()
@@ -49,7 +50,7 @@ def run(
     for words in view.verdict(comparison):
         print(words)
     for sample in comparison["samples"][:3]:
-        prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+        prompt = last_message(sample["prompt"])
         print(f"\n{prompt}")
         for name, label in view.NAMES.items():
             print(f"  {label:11}{sample[name]['gold']:6.2f}  {sample[name]['text']}")

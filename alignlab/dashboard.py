@@ -52,7 +52,7 @@ PANELS = {
 }  # fmt: skip
 COMPARED = {
     "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
-    "accuracy": "Preference accuracy", "length": "Tokens a completion", "loss": "Loss", "entropy": "Entropy, nats a token",
+    "accuracy": "Preference accuracy", "length": "Tokens a completion", "entropy": "Entropy, nats a token", "loss": "Loss",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Dashboard:
     """Curves of one training, or of two over each other."""
 
     def __init__(self, names: Sequence[str]):
-        self.names, self.figure, self.cost, self.drawn = names, None, 0.0, -1e9
+        self.names, self.figure, self.known, self.cost, self.drawn = names, None, None, 0.0, -1e9
 
     def due(self) -> bool:
         """Whether to draw again: never more than twice a second, and at most a tenth of the time."""
@@ -69,7 +69,7 @@ class Dashboard:
     def draw(self, histories: Sequence[Sequence[dict]]) -> bytes:
         """PNG of the metrics so far, one list of dicts a training."""
         start = time.perf_counter()
-        if self.figure is None:
+        if self.figure is None or (len(histories) > 1 and self.known != _known(histories)):
             self._lay_out(histories)
         self._fill(histories)
         picture = png(self.figure, dpi=80)
@@ -90,35 +90,38 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------ drawing
 
     def _lay_out(self, histories: Sequence[Sequence[dict]]) -> None:
-        two, share = len(histories) > 1, self._as_share(histories)
-        panels = self._compared(histories) if two else PANELS[histories[0][0]["stage"]]
+        two, share, self.known = len(histories) > 1, self._as_share(histories), _known(histories)
+        panels = self._compared() if two else PANELS[histories[0][0]["stage"]]
         rows = -(-(len(panels) + two) // 3)
-        self.figure = Figure(figsize=(12, 2.5 * rows))
-        self.figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.36 / (2.5 * rows), bottom=0.48 / (2.5 * rows), wspace=0.3, hspace=0.46)
+        height = 2.7 * rows
+        self.figure = Figure(figsize=(12, height))
+        self.figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.52 / height, bottom=0.48 / height, wspace=0.3, hspace=0.56)
         grid = list(self.figure.subplots(rows, 3, squeeze=False).flat)
         self.lines, self.marked, self.band = [], set(), None
         for axes, panel in zip(grid, panels, strict=False):
-            axes.set_title(panel.title, fontsize=10, loc="left", color=INK)
+            axes.set_title(panel.title, fontsize=10, loc="left", color=INK, pad=17)  # the legend stands below it, off the curves
             plain_axes(axes)
             sides = [(axes, panel.left)] + ([(axes.twinx(), panel.right)] if panel.right else [])
             for side, (where, curves) in enumerate(sides):
                 for order, (key, label) in enumerate(curves):
                     for run, name in enumerate(self.names):
-                        if two and not any(key in record for record in histories[run]):
+                        if two and key not in self.known[run]:
                             continue  # such as a reward, in DPO
                         colour = SECOND if side else PAIR[run] if two else _colours(histories[0][0]["stage"])[order]
                         dash = DASHES[run if two else max(side, order)]
                         self.lines.append((self._curve(where, colour, dash, as_it_stands(name) if two else label), where, run, key))
                 if side:
-                    where.spines[["top", "left"]].set_visible(False)
+                    where.spines[["top", "left", "bottom"]].set_visible(False)
+                    where.spines["right"].set_color(FAINT)
                     where.tick_params(colors=SECOND, labelsize=8)
             if two or panel.right or len(panel.left) > 1:
                 handles = [line for (_, line), where, *_ in self.lines if any(where is side for side, _ in sides)]
-                axes.legend(handles=handles, fontsize=7, frameon=False, loc="best")
+                place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "borderaxespad": 0, "columnspacing": 1.4}
+                axes.legend(handles=handles, fontsize=8, frameon=False, ncols=2, handlelength=2.4, **place)
         self.plane = None
         if two:
             axes = grid[len(panels)]
-            axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK)
+            axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK, pad=17)
             plain_axes(axes)
             paths = [axes.plot([], [], color=PAIR[run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
             self.plane = axes, [path[0] for path in paths]
@@ -132,8 +135,8 @@ class Dashboard:
         """Whether the trainings have unequal steps, so that only the share that is done can be compared."""
         return len({history[-1]["steps"] for history in histories if history}) > 1
 
-    def _compared(self, histories: Sequence[Sequence[dict]]) -> list[Panel]:
-        keys = [key for key in COMPARED if any(key in record for history in histories for record in history)]
+    def _compared(self) -> list[Panel]:
+        keys = [key for key in COMPARED if any(key in known for known in self.known)]
         return [Panel(COMPARED[key], [(key, key)]) for key in keys[:5]]
 
     def _curve(self, axes, colour, dash, label):
@@ -189,8 +192,13 @@ class Dashboard:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
                 as_it_stands(words), (at, 0.02), (3, 2), xycoords=self.axes[0].get_xaxis_transform(), textcoords="offset points",
-                rotation=90, fontsize=7, color=INK, va="bottom",
+                rotation=90, fontsize=7, color=INK, va="bottom", bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
             )  # fmt: skip
+
+
+def _known(histories: Sequence[Sequence[dict]]) -> list[list[str]]:
+    """What can be compared, of each training; it grows while the first step is still being made."""
+    return [[key for key in COMPARED if any(key in record for record in history)] for history in histories]
 
 
 def _points(history: Sequence[dict], key: str, share: bool) -> tuple[list, list]:

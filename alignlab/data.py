@@ -30,6 +30,11 @@ def data_folder() -> Path:
 Text = str | list[dict]
 
 
+def last_message(prompt: Text) -> str:
+    """What was asked: the prompt, or the last message of a conversation."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
 def read_preferences(source: str | Path) -> list[dict]:
     """Preference pairs, checked: dicts with `prompt` (a string, or a list of messages), `chosen` and `rejected` (strings).
 
@@ -288,6 +293,11 @@ class Batch(NamedTuple):
         picked = [tensor[index] for tensor in self]
         width = int(picked[2].sum(-1).max())
         return Batch(*(tensor[:, :width] for tensor in picked))
+
+
+def lengths(examples: Sequence[Sequence[Example]]) -> Tensor:
+    """(N,) tokens of the longest of each record's examples, prompt and completion together."""
+    return torch.tensor([max(len(prompt) + len(completion) for prompt, completion in record) for record in examples])
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device | str = "cpu") -> Batch:

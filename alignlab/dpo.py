@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignlab.data import Batch, Example, collate, encode_all
+from alignlab.data import Batch, Example, collate, encode_all, lengths
 from alignlab.losses import dpo_loss, sequence_logps
 from alignlab.models import Policy
-from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
+from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +49,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = encode_all(policy.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, policy.base.max_length))
+    tokens = lengths(examples)
     references = torch.full((len(examples), 2), torch.nan)  # each pair's, kept from the first time that it is seen
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
@@ -57,7 +58,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
         seen = []
 
         def parts():
-            for micro in rows.split(config.micro_batch_size):
+            for micro in micro_batches(rows, tokens, config.micro_batch_size):
                 batch = _both(policy, [examples[row] for row in micro.tolist()])
                 if references[micro].isnan().any():
                     references[micro] = reference_logps(policy, batch).T.cpu()

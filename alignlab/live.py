@@ -25,6 +25,7 @@ from IPython.display import display
 
 from alignlab import dpo, ppo, reward, sft, show
 from alignlab.dashboard import Dashboard, short
+from alignlab.data import last_message
 from alignlab.errors import TrainingError
 from alignlab.runs import read_lines
 
@@ -144,11 +145,11 @@ class Control:
     kind: str = "linear"
 
 
-BETA = Control("beta", "beta, price of KL", 0.0, 2.0)
-DPO_BETA = Control("beta", "beta, price of KL", 0.02, 2.0)  # DPO's must stay above 0
+BETA = Control("beta", "beta (price of KL)", 0.0, 2.0)
+DPO_BETA = Control("beta", "beta (price of KL)", 0.02, 2.0)  # DPO's must stay above 0
 CLIP_EPSILON = Control("clip_epsilon", "clip epsilon", 0.02, 0.5)
 LEARNING_RATE = Control("learning_rate", "learning rate", 1e-5, 1e-1, "log")
-KL_TARGET = Control("kl_target", "hold KL at, nats", 0.25, 6.0, "switch")
+KL_TARGET = Control("kl_target", "KL target (nats)", 0.25, 6.0, "switch")
 EPOCHS = Control("epochs", "epochs an iteration", 1, 8, "whole")
 LABEL_SMOOTHING = Control("label_smoothing", "label smoothing", 0.0, 0.4)
 
@@ -427,11 +428,7 @@ def _status(training: Training) -> str:
 
 def _samples(training: Training) -> list[dict]:
     samples = (training.latest or {}).get("samples", [])
-    return [{"prompt": _last(sample["prompt"]), "text": sample["text"]} for sample in samples]
-
-
-def _last(prompt: str | list[dict]) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return [{"prompt": last_message(sample["prompt"]), "text": sample["text"]} for sample in samples]
 
 
 # ---------------------------------------------------------------------------------------------- the kernel

@@ -52,6 +52,17 @@ def descend(
     return total, norm.item()
 
 
+def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Sequence[Tensor]:
+    """A batch's rows in parts of `size`; where one part does not hold them all, rows of like length go together: less padding.
+
+    Args:
+        rows: (B,) positions. lengths: (N,) tokens of each position.
+    """
+    if len(rows) > size:
+        rows = rows[lengths[rows].argsort(stable=True)]
+    return rows.split(size)
+
+
 def minibatches(count: int, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
     """Positions 0 .. count - 1 in parts of `size`, for several epochs, each in a fresh order."""
     return [part for _ in range(epochs) for part in torch.randperm(count, generator=generator).split(size)]

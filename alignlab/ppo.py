@@ -20,7 +20,7 @@ from alignlab.losses import (
     value_loss,
 )
 from alignlab.models import Policy, Scored, ValueHead
-from alignlab.optim import descend, optimiser, warm_then_decay
+from alignlab.optim import descend, micro_batches, optimiser, warm_then_decay
 from alignlab.rollout import Completions, sample
 
 Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
@@ -152,7 +152,7 @@ def update(
     minibatches = torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size)
 
     def parts(rows: Tensor):
-        for micro in rows.split(config.micro_batch_size or len(rows)):
+        for micro in micro_batches(rows, experience.samples.batch.attention.sum(-1), config.micro_batch_size or len(rows)):
             batch = experience.samples.batch.rows(micro)
             width, mask = batch.ids.shape[1], batch.mask
             old_logps, advantages, returns, old_values = (

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from alignlab import losses
-from alignlab.data import collate, encode_all
+from alignlab.data import collate, encode_all, lengths
 from alignlab.models import RewardModel
-from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
+from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,13 +40,14 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, reward_model.base.max_length))
+    tokens = lengths(examples)
     optimizer = optimiser(reward_model.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
         margins = []
 
         def parts():
-            for micro in rows.split(config.micro_batch_size):
+            for micro in micro_batches(rows, tokens, config.micro_batch_size):
                 chosen, rejected = zip(*(examples[row] for row in micro.tolist()), strict=True)
                 batch = collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device)
                 chosen_scores, rejected_scores = reward_model.scores(batch).chunk(2)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignlab.data import collate, encode_all
+from alignlab.data import collate, encode_all, lengths
 from alignlab.losses import sft_loss
 from alignlab.models import Policy
-from alignlab.optim import descend, minibatches, optimiser, warm_then_decay
+from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,15 +48,15 @@ def train(
         example
         for (example,) in encode_all(policy.tokenizer, demonstrations, ["completion"], min(config.max_length, policy.base.max_length))
     ]
+    length = lengths([[example] for example in examples])
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
-        chosen = [examples[row] for row in rows.tolist()]
-        tokens = sum(len(example.completion) for example in chosen)
+        tokens = sum(len(examples[row].completion) for row in rows.tolist())
 
         def parts():
-            for first in range(0, len(chosen), config.micro_batch_size):
-                batch = collate(chosen[first : first + config.micro_batch_size], policy.tokenizer.pad_token_id, policy.device)
+            for micro in micro_batches(rows, length, config.micro_batch_size):
+                batch = collate([examples[row] for row in micro.tolist()], policy.tokenizer.pad_token_id, policy.device)
                 share = batch.mask.sum() / tokens  # weighted by tokens over the whole batch
                 yield loss_fn(policy.logps(batch), batch.mask) * share
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from alignlab import world
-from alignlab.data import Text
+from alignlab.data import Text, last_message
 from alignlab.view import COLOURS, INK, NAMES
 
 
@@ -49,11 +49,6 @@ def _table(rows: Sequence[Sequence[str]], caption: str) -> str:
     return f"<table style='{style}'><caption style='text-align: left'>{caption}</caption>{''.join(lines)}</table>"
 
 
-def _asked(prompt: Text) -> str:
-    """What was asked: the prompt, or its last message."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-
-
 # ---------------------------------------------------------------------------------------------- answers side by side
 
 
@@ -79,7 +74,7 @@ def answers(
     """
     if not texts:
         raise ValueError("no answers to show; give {name: text}")
-    question = _asked(prompt)
+    question = last_message(prompt)
     if parts is None:
         parts = {name: world.gold_parts(question, text) for name, text in texts.items()} if _of_the_world(question) else {}
     given = {"parts": parts, "scores": scores or {}, "kls": kls or {}}
@@ -245,7 +240,7 @@ def pairs(records: Sequence[dict], margins: Sequence[float] | Tensor, count: int
         lines += [title]
         for i in chosen:
             record, margin = records[i], margins[i]
-            cells = [_asked(record["prompt"]), _with_gold(record, "chosen"), _with_gold(record, "rejected")]
+            cells = [last_message(record["prompt"]), _with_gold(record, "chosen"), _with_gold(record, "rejected")]
             chance = f"{torch.tensor(margin).sigmoid().item():.0%}"
             table.append([*map(html.escape, cells), f"{margin:+.2f}", chance])
             lines += [f"  margin {margin:+.2f}, P {chance}: {cells[0]}", f"    chosen:   {cells[1]}", f"    rejected: {cells[2]}"]

@@ -112,7 +112,7 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
     folder = data_folder()
     prompts, judge_prompts = read_prompts(folder / "prompts_smol.jsonl"), read_prompts(folder / "prompts_smol_test.jsonl")
     rules = {"max_new_tokens": 40, "temperature": 0.7}
-    counts = {"demonstrations": 192, "pairs": 512, "test_pairs": 64} if fast else {"demonstrations": 512, "pairs": 2048, "test_pairs": 256}
+    counts = {"demonstrations": 192, "pairs": 512, "test_pairs": 64} if fast else {"demonstrations": 512, "pairs": 1536, "test_pairs": 192}
     stage = {"batch_size": 16, "micro_batch_size": 4, "max_length": 160, "epochs": 1}
     annotator = world.Annotator(temperature=0.25)
 
@@ -138,9 +138,9 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
         sft=sft.Config(learning_rate=5e-4, **stage),
         reward=reward.Config(learning_rate=1e-3, **stage | {"batch_size": 8}),
         dpo=dpo.Config(beta=0.1, learning_rate=3e-4, **stage),
-        ppo=ppo.Config(beta=0.3, learning_rate=3e-4, value_learning_rate=3e-3, iterations=8 if fast else 30, batch_size=64,
+        ppo=ppo.Config(beta=0.3, learning_rate=3e-4, value_learning_rate=3e-3, iterations=8 if fast else 20, batch_size=64,
                        minibatch_size=32, micro_batch_size=8, epochs=2, missing_eos_score=-1.0, **rules),
-        rank=8, samples=24 if fast else 128, answers=8 if fast else 16, centring=64, probe=8 if fast else 16, rows=64,
+        rank=8, samples=24 if fast else 64, answers=8 if fast else 16, centring=64, probe=8 if fast else 16, rows=64,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
     )  # fmt: skip
     return size

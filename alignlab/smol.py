@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignlab.data import Text
+from alignlab.data import Text, last_message
 from alignlab.errors import UserError
 from alignlab.models import Base, Policy
 from alignlab.rollout import Completions, sample
@@ -151,8 +151,7 @@ def own_demonstrations(
 
 def on_topic(prompt: Text, text: str) -> bool:
     """Whether it speaks of a film, or of a noun that it was asked about."""
-    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    nouns = {word for word in re.findall(r"[a-z]{4,}", asked.lower()) if word not in ("about", "sentence", "review")}
+    nouns = {word for word in re.findall(r"[a-z]{4,}", last_message(prompt).lower()) if word not in ("about", "sentence", "review")}
     return bool((nouns | {"film", "movie"}) & set(re.findall(r"[a-z]+", text.lower())))
 
 

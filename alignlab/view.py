@@ -9,12 +9,15 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignlab.data import last_message
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each policy also has a marker of its own.
 COLOURS = {"sft": "#555555", "best_of_16": "#009E73", "ppo": "#D55E00", "dpo": "#0072B2"}
 MARKERS = {"sft": "s", "best_of_16": "^", "ppo": "o", "dpo": "D"}
 NAMES = {"sft": "SFT", "best_of_16": "best-of-16", "ppo": "PPO", "dpo": "DPO"}
 JUDGES = {"gold": "gold reward", "vader": "gold reward (VADER)", "reward_model": "reward model's score"}
 LABELS = {"sft": ((9, 6), "left"), "best_of_16": ((-9, 7), "right"), "ppo": ((11, -13), "left"), "dpo": ((-10, -15), "right")}
+ASIDE = (2, 22), "left"  # of best-of-16, where PPO's bar stands at its usual place
 INK, FAINT = "#222222", "#BBBBBB"
 
 
@@ -47,7 +50,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
         label = "best of n by the reward model, without training"
         axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
         for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
-            if n in (2, 4, 64):
+            if n in (2, 4, 64) and all(abs(kl - row["kl"][0]) > 0.25 for name, row in policies.items() if name != "sft"):
                 style = {"fontsize": 8, "color": COLOURS["best_of_16"]}
                 axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", **style)
 
@@ -58,7 +61,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
             color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
         )  # fmt: skip
-        place, side = LABELS[name]
+        place, side = ASIDE if name == "best_of_16" and _left_of_best(policies) else LABELS[name]
         style = {"fontsize": 11, "fontweight": "bold", "color": COLOURS[name], "ha": side, "zorder": 7}
         axes.annotate(NAMES[name], (kl, gold), place, textcoords="offset points", **style)
     if "ppo" in policies and reach:
@@ -136,12 +139,17 @@ def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
     if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
         return
     (top,), (middle,) = _interpolated(frontier, [kl]), _interpolated(reach, [kl])
-    parts = ((gold, middle, COLOURS["ppo"], "lost by the optimiser"), (middle, top, "#882288", "lost by the judge"))
+    parts = (
+        (middle, top, "#882288", "lost by the judge: from its reach to the frontier"),
+        (gold, middle, COLOURS["ppo"], "lost by the optimiser: from PPO to the reach"),
+    )
     for low, high, colour, text in parts:
         if high > low:
-            axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.3, solid_capstyle="butt", zorder=2)
-            style = {"fontsize": 8, "color": colour, "ha": "left", "va": "center"}
-            axes.annotate(text, (kl, (low + high) / 2), (7, 0), textcoords="offset points", **style)
+            axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.35, solid_capstyle="butt", zorder=2, label=text)
+
+
+def _left_of_best(policies: dict) -> bool:
+    return "ppo" in policies and 0 < policies["best_of_16"]["kl"][0] - policies["ppo"]["kl"][0] < 0.6
 
 
 def _within(points: Sequence, limit: float) -> list:
@@ -368,7 +376,7 @@ def _cell(measured, form: str) -> str:
 def _html_samples(samples: Sequence[dict]) -> str:
     parts = []
     for sample in samples:
-        prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
+        prompt = last_message(sample["prompt"])
         rows = "".join(
             f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td><td class='text'>{html.escape(sample[name]['text'])}</td>"
             f"<td>{sample[name]['gold']:.2f}</td></tr>"

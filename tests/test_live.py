@@ -54,7 +54,7 @@ def test_a_plain_script_runs_to_the_end_and_is_told_so(capsys):
     assert run(training) is training
     assert training.finished and [m["step"] for m in training.metrics] == list(range(12))
     told = capsys.readouterr().out
-    assert "beta, price of KL 0.5" in told and "step 12 of 12" in told and "finished" in told
+    assert "beta (price of KL) 0.5" in told and "step 12 of 12" in told and "finished" in told
 
 
 def test_a_live_run_learns_exactly_what_a_plain_loop_learns():
@@ -241,6 +241,16 @@ def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
     first[3] = {**first[3], "changed": [{"name": "beta", "old": 0.3, "new": 0.7}]}
     board.draw([first, second])
     assert [text.get_text() for text in board.axes[0].texts] == ["beta 0.3 to 0.2", "beta 0.3 to 0.7"]
+
+
+def test_of_two_runs_a_curve_that_one_has_only_later_is_drawn_too():
+    first, second = list(invented(6)), list(invented(6))
+    board = dashboard.Dashboard(["A", "B"])
+    begun = {key: value for key, value in second[0].items() if key != "length"}  # a first step that is still being made
+    board.draw([first[:1], [begun]])
+    board.draw([first, second])
+    shown = {(key, run): len(line.get_xdata()) for (_, line), _, run, key in board.lines}
+    assert shown["length", 0] == shown["length", 1] == 6
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -22,7 +22,7 @@ from alignlab import dpo, evaluate, losses, ppo, reward, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
-from alignlab.optim import descend, minibatches, warm_then_decay
+from alignlab.optim import descend, micro_batches, minibatches, warm_then_decay
 
 near = {"rtol": 0, "atol": 1e-5}
 STAGES = ["sft", "reward", "dpo", "ppo"]
@@ -223,6 +223,12 @@ def one_step(module, base, records, micro, **settings):
     config = module.Config(batch_size=8, micro_batch_size=micro, epochs=1, **settings)
     (metrics,) = module.train(model, records, config)
     return metrics, gradients(model), copies(model.parameters())
+
+
+def test_micro_batches_put_rows_of_like_length_together_and_leave_a_single_part_as_it_is():
+    rows, tokens = torch.tensor([3, 0, 2, 1, 4]), torch.tensor([9, 1, 8, 2, 5])
+    assert [part.tolist() for part in micro_batches(rows, tokens, 2)] == [[1, 3], [4, 2], [0]]
+    assert [part.tolist() for part in micro_batches(rows, tokens, 5)] == [[3, 0, 2, 1, 4]]
 
 
 @pytest.mark.parametrize("micro", [1, 2, 3, 5, 7])

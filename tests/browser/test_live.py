@@ -28,7 +28,8 @@ def test_beta_moved_mid_run_is_in_the_log_and_on_the_plot_at_the_next_step(noteb
     book.wait_for(lambda: step_of(book, 2) > before_second + 2, 60, "three more steps")
     book.shot("moved")
     book.stop()
-    found = book.wait_text(3, r"CHANGED \[\((\d+), \[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], ([\d.]+)\).*'new': 0.42\}\], ([\d.]+)\)\]")
+    first, last = r"\[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], [\d.]+", r"'new': 0.42\}\], [\d.]+"
+    found = book.wait_text(3, rf"CHANGED \[\((\d+), {first}\).*{last}\)\]")
     assert before - 1 <= int(found.group(1)) <= before + 2
     assert re.search(r"step \d+: beta 0.38 to 0.39", book.output(2)), "the settings as text name the change"
     assert not book.errors
