@@ -95,7 +95,7 @@ def answers(
     names = [NAMES.get(name, name) for name in texts]
     shown = {head: ["–" if number is None else f"{number:.2f}" for number in numbers] for head, numbers in rows.items()}
     heads = [f"<span style='color: {COLOURS.get(key, INK)}'>{html.escape(name)}</span>" for key, name in zip(texts, names, strict=True)]
-    table = [["policy", *heads], ["answer", *(html.escape(text) for text in texts.values())]]
+    table = [["policy" if set(texts) & set(NAMES) else "", *heads], ["answer", *(html.escape(text) for text in texts.values())]]
     table += [[html.escape(head), *numbers] for head, numbers in shown.items()]
     lines = [question]
     for column, (name, text) in enumerate(zip(names, texts.values(), strict=True)):

@@ -50,7 +50,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
         label = "best of n by the reward model, without training"
         axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
         for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
-            if n in (2, 4, 64) and all(abs(kl - row["kl"][0]) > 0.25 for name, row in policies.items() if name != "sft"):
+            if n in (2, 4, 64) and not furthest and all(abs(kl - row["kl"][0]) > 0.25 for name, row in policies.items() if name != "sft"):
                 style = {"fontsize": 8, "color": COLOURS["best_of_16"]}
                 axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", **style)
 
@@ -95,18 +95,26 @@ def betas_figure(
         "judge": {"kind": judge},
     }
     draw_plane(axes, comparison, furthest)
+    higher = _higher({name: sorted((row["kl"][0], row["gold"][0]) for _, row in rows) for name, rows in points.items()})
     for name, rows in points.items():
         rows = sorted(rows, key=lambda pair: -pair[0])
         kls, golds = [row["kl"][0] for _, row in rows], [row["gold"][0] for _, row in rows]
         label = f"{NAMES[name]}, beta written beside it"
         axes.plot(kls, golds, color=COLOURS[name], marker=MARKERS[name], mec="white", ms=9, lw=1, label=label, zorder=6)
         for (beta, _), kl, gold in zip(rows, kls, golds, strict=True):
-            place = (7, -13) if name == "ppo" else (-7, 8)
-            style = {"fontsize": 8, "color": COLOURS[name], "ha": "left" if name == "ppo" else "right", "zorder": 7}
+            place, side = ((-7, 8), "right") if name == higher else ((7, -13), "left")
+            style = {"fontsize": 8, "color": COLOURS[name], "ha": side, "zorder": 7}
             axes.annotate(f"{beta:g}", (kl, gold), place, textcoords="offset points", **style)
     axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_title(title or "A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
     return figure
+
+
+def _higher(lines: dict[str, list[tuple[float, float]]]) -> str:
+    """Which of two lines lies above the other, on average over the second's points: its numbers are written above it."""
+    first, second = lines
+    kls, golds = zip(*lines[second], strict=True)
+    return first if numpy.mean(_interpolated(lines[first], kls)) > numpy.mean(golds) else second
 
 
 def hacking_figure(course: Sequence[dict]) -> Figure:
