@@ -361,7 +361,7 @@ EXERCISES = {
         Exercise(
             "best_of_n_kl", exact.best_of_n_kl, [(1,), (4,), (16,)], "from alignlab.exact import best_of_n_kl",
             {
-                "log n alone forgets that the best of n is not always one of n different answers.": lambda n: math.log(n),
+                "log n alone puts the best of n always in the top n-th of the answers; often it is a little below.": lambda n: math.log(n),
                 "the second term is subtracted.": lambda n: math.log(n) + (n - 1) / n,
             },
             points=1,

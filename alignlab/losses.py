@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability of each token given those before it: the one place where logits and ids are shifted.
+    """Log-probability of each token given those before it; logits and ids are shifted here, and what comes out lies beside the ids.
 
     Args:
         logits: (B, T, V); logits[:, t] predicts ids[:, t + 1]. Any float type; the softmax runs in float32.
