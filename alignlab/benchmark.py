@@ -118,6 +118,9 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    parts = {"seeds": seeds, "betas": betas, "hacking": hacking}
+    if unknown := [word for word in sys.argv[1:] if not word.isdigit() and word not in parts]:
+        raise SystemExit(f"no benchmark {unknown[0]}; there are {', '.join(parts)}, and seeds as numbers")
     numbers = tuple(int(word) for word in sys.argv[1:] if word.isdigit()) or (0, 1, 2)
-    for part in [word for word in sys.argv[1:] if not word.isdigit()] or ["seeds", "betas", "hacking"]:
-        {"seeds": seeds, "betas": betas, "hacking": hacking}[part](numbers)
+    for part in [word for word in sys.argv[1:] if not word.isdigit()] or parts:
+        parts[part](numbers)

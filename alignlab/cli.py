@@ -24,7 +24,7 @@ Demonstrations = Annotated[str | None, typer.Option(help="demonstrations for SFT
 Beta = Annotated[float | None, typer.Option(help="price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
 PpoBeta = Annotated[float | None, typer.Option(help="the same for PPO alone; >= 0")]
 DpoBeta = Annotated[float | None, typer.Option(help="the same for DPO alone; > 0")]
-Seed = Annotated[int, typer.Option(help="of every stage")]
+Seed = Annotated[int, typer.Option(help="of every stage", min=0, max=2**63 - 1)]
 Out = Annotated[Path | None, typer.Option(help="folder of the run; the same command goes on where it was stopped")]
 Fast = Annotated[bool, typer.Option("--fast", help="the whole path in a small version")]
 
@@ -86,6 +86,11 @@ def compare(
     from alignlab.runs import read_json
 
     comparisons = {str(folder): read_json(folder / "comparison.json") for folder in runs}
+    kinds = sorted({f"{comparison['size']} judged by {comparison['judge']['kind']}" for comparison in comparisons.values()})
+    if len(kinds) > 1:
+        raise UserError(f"these runs have different scales ({', '.join(kinds)}); compare like with like")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file for the figure, such as {out / 'comparison.png'}")
     for name, comparison in comparisons.items():
         print(f"{name} (beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO)\n{view.table(comparison)}\n")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,8 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
                     raise UserError(f"{source}, line {number}: not JSON ({error.msg}); write one object a line") from None
                 if not isinstance(record, dict):
                     raise UserError(f"{source}, line {number}: not an object; write one {{...}} a line")
+                if not _is_text(record):
+                    raise UserError(f"{source}, line {number}: half of a character (a lone surrogate such as \\ud83d); write the whole one")
                 records.append((f"{source}, line {number}", record))
     else:
         from datasets import load_dataset
@@ -87,6 +89,14 @@ def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
     if not records:
         raise UserError(f"{source}: no records; write one object a line")
     return records
+
+
+def _is_text(record: dict) -> bool:
+    """Whether all of its strings can be written as UTF-8."""
+    try:
+        return bool(json.dumps(record, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _text_lines(lines, source):

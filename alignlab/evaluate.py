@@ -191,7 +191,9 @@ def interval(draws: Tensor) -> Measured | None:
 
 
 def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Linear interpolation, row by row: `at` (R,), rising `x` and `y` (R, K) -> (R,); NaN outside."""
+    """Linear interpolation, row by row: `at` (R,), rising `x` and `y` (R, K) -> (R,); NaN outside, and where K < 2."""
+    if x.shape[1] < 2:
+        return torch.full_like(at, torch.nan)
     right = torch.searchsorted(x.contiguous(), at[:, None]).clamp(1, x.shape[1] - 1)
     (x0, x1), (y0, y1) = ((part.gather(1, right - 1), part.gather(1, right)) for part in (x, y))
     value = (y0 + (y1 - y0) * (at[:, None] - x0) / (x1 - x0).clamp(min=1e-12)).squeeze(1)

@@ -297,7 +297,7 @@ class _Desk:
         self.steps_asked, self.drawn_steps = 0, None
         self.dashboard = Dashboard([training.title for training in trainings])
         self.knobs = [
-            [_Knob(training, control, self._hear) for control in (chosen or controls_of(training.config))]
+            [_Knob(training, control, self._hear) for control in (controls_of(training.config) if chosen is None else chosen)]
             for training, chosen in zip(trainings, controls, strict=True)
         ]
         self._buttons()
@@ -358,7 +358,7 @@ class _Desk:
     # ------------------------------------------------------------------------------------------ what the user sees
 
     def show(self) -> None:
-        """Draw, where it is due or where the user waits for one step."""
+        """Draw, where it is due."""
         seen = [len(training.metrics) for training in self.trainings]
         if seen != self.drawn_steps and self.dashboard.due() and all(training.history for training in self.trainings):
             self.drawn_steps = seen
@@ -417,10 +417,12 @@ def _status(training: Training) -> str:
     latest = training.latest
     if latest is None:
         return f"{training.title}: not begun"
-    words = f"{training.title}: step {latest['step'] + 1} of {latest['steps']}, {training.seconds:.0f} s"
+    words = f"{training.title}: step {latest['step'] + 1} of {latest['steps']}"
+    if training.seconds:  # not in a replay
+        words += f", {training.seconds:.0f} s"
     if training.finished:
         words += ", finished"
-    elif training.share:
+    elif training.seconds and training.share:
         words += f", {training.seconds * (1 / training.share - 1):.0f} s left"
     numbers = [f"{key} {latest[key]:.2f}" for key in ("loss", "reward", "gold", "accuracy", "kl") if isinstance(latest.get(key), float)]
     return f"{words}; {', '.join(numbers)}"

@@ -13,8 +13,8 @@ import torch
 def metered() -> Iterator[dict]:
     """Yields a dict that holds, once the block has ended, `seconds` and `peak_memory_mb`.
 
-    On a GPU the memory is what torch had allocated there at most; on Linux it is the process's own peak within the block; on
-    other systems, which cannot reset that peak, its peak so far.
+    On CUDA the memory is what torch had allocated there at most; on Linux it is the process's own peak within the block; on
+    other systems, which cannot reset that peak, its peak so far; 0 where nothing tells it.
     """
     measured: dict = {}
     start = time.perf_counter()
@@ -38,8 +38,10 @@ def _peak() -> float:
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-    except OSError:
-        import resource  # not on Windows
-
+    except (OSError, StopIteration):
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0.0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 1024)

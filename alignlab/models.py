@@ -59,8 +59,9 @@ def load(source: str | Path, device: torch.device | str | None = None) -> "Base"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: no model there that transformers can load ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a broken file makes of itself in there
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"{source}: no model there that transformers can load ({reason})") from error
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
         network = network.to(torch.bfloat16)
@@ -78,6 +79,7 @@ class Base:
         self.network, self.tokenizer = network, tokenizer
         self._adapters = None  # the PeftModel around the network, once there is an adapter
         self._check_head()
+        self._check_cache()
 
     @property
     def device(self) -> torch.device:
@@ -216,6 +218,23 @@ class Base:
             raise UserError(f"{type(self.network).__name__} gives logits that are not finite; its weights are damaged, fetch them again")
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
             raise UserError(f"{type(self.network).__name__} does more to its logits than a linear head; choose another model")
+
+    def _check_cache(self) -> None:
+        """Refuse a network that, token by token from a cache, does not say what it says in one pass: it would sample something else."""
+        if self.network.dtype != torch.float32:
+            return  # too coarse to tell
+        eos = self.tokenizer.eos_token_id
+        ids = torch.tensor([[eos, 0, 1, 0], [0, 1, 0, 1]], device=self.device)
+        attention = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]], device=self.device)
+        try:
+            with torch.no_grad():
+                whole = self.logits(self.hidden(ids, attention)[:, -1])
+                _, cache = self.next_hidden(ids[:, :3], attention[:, :3])
+                step = self.logits(self.next_hidden(ids[:, 3:], attention, cache)[0])
+        except Exception as error:
+            raise UserError(f"{type(self.network).__name__} cannot go on from a cache ({error!r}); choose another model") from error
+        if not torch.allclose(step, whole, rtol=1e-2, atol=1e-2):
+            raise UserError(f"{type(self.network).__name__} says something else from its cache than in one pass; choose another model")
 
 
 class Scored(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from alignlab.data import Text
+from alignlab.errors import UserError
 from alignlab.models import Base, Policy
 from alignlab.rollout import Completions, sample
 from alignlab.world import Annotator
@@ -28,6 +29,9 @@ def sample_pairs(
 
     `certainty` is max(p, 1 - p) of the annotator's preference: its mean is the Bayes accuracy. Pairs of equal answers, and
     pairs with an answer that did not end by itself, tell nothing or something else, and are left out.
+
+    Raises:
+        UserError: no pair is left.
     """
     policy, rng = Policy(reference, None, reference), Random(seed)
     chance = torch.Generator(policy.device).manual_seed(seed)
@@ -50,4 +54,8 @@ def sample_pairs(
                 "certainty": round(max(probability, 1 - probability), 4),
             })  # fmt: skip
         watch(min(first + rows, len(prompts)), len(prompts))
+    if not records:
+        raise UserError(
+            f"none of {len(prompts)} pairs has two different answers that end by themselves; train SFT longer, or allow more tokens"
+        )
     return records

@@ -23,6 +23,7 @@ from alignlab.models import Policy, Scored, ValueHead
 from alignlab.optim import descend, micro_batches, optimiser, warm_then_decay
 from alignlab.rollout import Completions, sample
 
+LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
 Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
 
 
@@ -113,7 +114,8 @@ def train(
             yield {**metrics, "partial": True}
         metrics["samples"] = tell(policy, experience, config)
         if config.kl_target is not None:
-            config.beta = adapt_beta(config.beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
+            config.beta = adapt_beta(max(config.beta, LEAST_BETA), metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
+            config.beta = max(config.beta, LEAST_BETA)
         yield metrics
 
 

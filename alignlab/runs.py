@@ -39,7 +39,10 @@ class Run:
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self.folder}: cannot be made ({error.strerror}); choose another --out") from None
             self.write_json("config.json", config)
             self.new = True
         self.config = config
@@ -125,8 +128,10 @@ def read_json(path: Path):
     """The value in a JSON file. Raises UserError where it is not there or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; is {path.parent} a finished run of `alignlab run`?") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; run again") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: broken ({error.msg}, line {error.lineno}); run again") from None
 

@@ -92,7 +92,7 @@ def convert(wheel: Path, folder: Path, say: Callable[[str], None] = print) -> No
 
 
 def vader_gold(completions: Completions) -> Tensor:
-    """The gold reward of each review: (B,), between -4 and 2; higher is better."""
+    """The gold reward of each review: (B,), between -5.5 and 2; higher is better."""
     rows = zip(completions.texts, completions.stopped.tolist(), strict=True)
     return torch.tensor([review_gold(text, stopped) for text, stopped in rows])
 

@@ -40,10 +40,12 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
     frontier, pooled = _within(curves["frontier"], limit), _within(curves["frontier_pooled"], limit)
 
-    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label="gold frontier: no policy can do better")
+    known = comparison["judge"]["kind"] != "reward_model"  # else the frontier is the reward model's own, and its reach as well
+    label = "gold frontier: no policy can do better" if known else "frontier: no policy can please this reward model more"
+    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label=label)
     band = _interpolated(frontier, [kl for kl, _ in pooled])
     axes.fill_between(*_columns(pooled), band, color="#F0E442", alpha=0.5, lw=0, zorder=1, label="from its estimate to its upper bound")
-    if reach := _within(curves.get("reach", []), limit):
+    if reach := _within(curves.get("reach", []), limit) if known else []:
         label = "reward model's reach: the best against this judge"
         axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
     if best := _within(curves.get("best_of_n", []), limit):
@@ -112,6 +114,8 @@ def betas_figure(
 
 def _higher(lines: dict[str, list[tuple[float, float]]]) -> str:
     """Which of two lines lies above the other, on average over the second's points: its numbers are written above it."""
+    if len(lines) < 2 or not all(lines.values()):
+        return ""
     first, second = lines
     kls, golds = zip(*lines[second], strict=True)
     return first if numpy.mean(_interpolated(lines[first], kls)) > numpy.mean(golds) else second

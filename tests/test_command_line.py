@@ -140,6 +140,12 @@ MISTAKES = {
     "out is a file": (["run", "--out", "pairs.jsonl"], "pairs.jsonl: is a file"),
     "out holds something else": (["run", "--out", "full"], "holds no run"),
     "compare without a run": (["compare", "full"], "no such file"),
+    "compare a file": (["compare", "pairs.jsonl"], "no such file"),
+    "compare two scales": (["compare", "one", "two"], "different scales (smol judged by vader, tiny judged by gold)"),
+    "compare into a folder": (["compare", "one", "--out", "full"], "full: is a folder; name a file"),
+    "out below a file": (["run", "--out", "pairs.jsonl/run"], "pairs.jsonl/run: cannot be made"),
+    "half a character": (["run", "--model", "m", "--data", "half.jsonl"], "half.jsonl, line 1: half of a character"),
+    "seed too large": (["run", "--seed", "99999999999999999999"], "--seed"),
 }
 
 
@@ -154,6 +160,7 @@ def place(tmp_path_factory):
         "empty": [PAIR | {"chosen": "  "}],
         "equal": [PAIR | {"rejected": PAIR["chosen"]}],
         "single": [PAIR, PAIR],
+        "half": [PAIR | {"prompt": "a smile \ud83d"}],
         "long": [{**row, "chosen": "on and " * 100 + "on"} for row in (PAIR, other)],
         "messages": [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in (PAIR, other)],
     }
@@ -164,6 +171,9 @@ def place(tmp_path_factory):
     base.save(folder / "gpt2")
     next(base.network.parameters()).data.fill_(float("nan"))
     base.save(folder / "damaged")
+    for name, size, kind in (("one", "tiny", "gold"), ("two", "smol", "vader")):
+        (folder / name).mkdir()
+        (folder / name / "comparison.json").write_text(json.dumps({"size": size, "judge": {"kind": kind}}))
     (folder / "full").mkdir()
     (folder / "full/note.txt").write_text("mine")
     return folder

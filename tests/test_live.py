@@ -243,6 +243,11 @@ def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
     assert [text.get_text() for text in board.axes[0].texts] == ["beta 0.3 to 0.2", "beta 0.3 to 0.7"]
 
 
+def test_a_replay_tells_no_time(capsys):
+    live.replay(list(invented(3)))
+    assert "step 3 of 3; " in capsys.readouterr().out
+
+
 def test_of_two_runs_a_curve_that_one_has_only_later_is_drawn_too():
     first, second = list(invented(6)), list(invented(6))
     board = dashboard.Dashboard(["A", "B"])

@@ -22,7 +22,7 @@ from architectures import (
     tokenizer,
 )
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, MambaConfig
 
 from alignlab import models
 from alignlab.data import Example, encode
@@ -291,6 +291,21 @@ def test_a_network_that_bends_its_logits_is_refused():
     words = tokenizer("gemma3")
     with pytest.raises(UserError, match="Gemma3ForCausalLM does more to its logits than a linear head; choose another"):
         Base(network("gemma3", len(words), final_logit_softcapping=1.0), words)
+
+
+def test_a_network_that_says_something_else_from_its_cache_is_refused():
+    words = tokenizer("llama")
+    config = MambaConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, state_size=8)
+    with pytest.raises(UserError, match="MambaForCausalLM (says something else from|cannot go on from) .*choose another model"):
+        Base(AutoModelForCausalLM.from_config(config), words)
+
+
+def test_a_model_folder_with_cut_weights_is_named(tmp_path):
+    build("llama").save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="no model there that transformers can load"):
+        load(tmp_path, "cpu")
 
 
 def test_a_tokenizer_without_eos_is_refused():

@@ -584,6 +584,17 @@ def test_a_kl_below_its_target_cheapens_it_and_a_kl_above_raises_its_price():
     assert next_beta(shaken(build("llama").policy(rank=2)), 1e-3) == pytest.approx(0.5 * (1 + 0.2 * 16 / 160))  # far above
 
 
+@pytest.mark.parametrize(("beta", "horizon"), [(0.0, 160), (0.5, 1)])
+def test_an_adaptive_beta_leaves_zero_and_never_falls_below(beta, horizon):
+    config = ppo_config(iterations=3, batch_size=16, kl_target=1e-3, kl_horizon=horizon, beta=beta, learning_rate=1e-9)
+    policy = shaken(build("llama").policy(rank=2))  # far above its target: the price must rise
+    betas = [metrics["beta"] for metrics in ppo.train(policy, ValueHead(policy.base), length_score, PROMPTS, config)]
+    assert betas == sorted(betas) and betas[-1] > max(beta, 0)
+    config.kl_target, config.kl_horizon = 1e9, 1  # far below: each step would take more than all of it
+    assert all(metrics["beta"] >= 0 for metrics in ppo.train(policy, ValueHead(policy.base), length_score, PROMPTS, config))
+    assert config.beta == ppo.LEAST_BETA
+
+
 def at_once(samples):
     """1 where the first token is EOS, else 0."""
     return (samples.lengths == 1).float()
@@ -628,6 +639,10 @@ def test_interpolation_is_linear_between_points_and_unknown_outside():
     x, y = torch.tensor([[0.0, 1.0, 3.0]]).expand(6, 3), torch.tensor([[0.0, 10.0, 30.0]]).expand(6, 3)
     at = torch.tensor([0.0, 0.5, 2.0, 3.0, 3.1, -0.1])
     assert evaluate.interpolate(at, x, y).nan_to_num(-1).tolist() == [0.0, 5.0, 20.0, 30.0, -1.0, -1.0]
+
+
+def test_a_curve_of_one_point_interpolates_nothing():
+    assert evaluate.interpolate(torch.tensor([0.5]), torch.tensor([[0.5]]), torch.tensor([[1.0]])).isnan().all()
 
 
 def test_each_row_is_interpolated_on_its_own_curve():
