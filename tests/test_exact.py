@@ -484,6 +484,13 @@ def test_shown_counts_the_betas_before_any_prompt_runs_out_of_samples():
     assert [found.shown(least) for least in (1.0, 1.1, 1.5, 1.7)] == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize(("prompts", "outliers", "shown"), [(20, 1, 1), (20, 2, 0), (19, 1, 0), (40, 2, 1), (40, 3, 0)])
+def test_a_curve_is_cut_by_more_than_one_prompt_in_twenty(prompts, outliers, shown):
+    calm, rare = [0.0, math.log(3)], [0.0, 10.0]  # effective sizes 1.6 and 1.0 of 2 at beta 1
+    found = exact.frontier(f64([rare] * outliers + [calm] * (prompts - outliers)), betas=[1.0])
+    assert found.shown(1.5) == shown
+
+
 def test_beta_of_a_frontier_must_be_positive():
     with pytest.raises(ValueError, match="beta.*-0.5"):
         exact.frontier(torch.zeros(1, 2), betas=[1.0, -0.5])
