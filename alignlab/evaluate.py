@@ -19,7 +19,7 @@ from alignlab.ppo import Score, score_completions
 from alignlab.rollout import Completions, sample
 
 RESAMPLES = 1000  # of the bootstrap
-LEAST_SIZE = 4  # effective samples a prompt, below which (in more than one prompt of twenty) a curve says nothing
+LEAST_SIZE = 4  # effective samples, fewer of which are too few for one prompt (see `exact.Frontier.shown`)
 LEAST_KL = 0.5  # nats, below which an efficiency would be a ratio of two noises
 DISTINCT_OF = 16  # answers a prompt; more of them share more n-grams
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)

@@ -478,7 +478,7 @@ def test_equal_rewards_give_a_frontier_of_one_point():
     close(value, torch.full_like(value, 3.0))
 
 
-def test_shown_counts_the_betas_before_any_prompt_runs_out_of_samples():
+def test_shown_counts_the_betas_before_one_of_two_prompts_runs_out_of_samples():
     # rewards 0 and log 3 at beta 1: weights 1/4, 3/4, size 16/10; at beta 1/2: 1/10, 9/10, size 100/82; at 1/3: 1/28, 27/28
     found = exact.frontier(f64([[0.0, math.log(3)], [0.0, 0.0]]), betas=[1.0, 1 / 2, 1 / 3])
     assert [found.shown(least) for least in (1.0, 1.1, 1.5, 1.7)] == [3, 2, 1, 0]
