@@ -38,17 +38,21 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     curves, policies = comparison["curves"], comparison["policies"]
     start = comparison["reference"]["gold"][0]
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
-    frontier, pooled = _within(curves["frontier"], limit), _within(curves["frontier_pooled"], limit)
+    frontier = _within(curves["frontier"], limit)
+    pooled = _within(curves["frontier_pooled"], frontier[-1][0])
 
     known = comparison["judge"]["kind"] != "reward_model"  # else the frontier is the reward model's own, and its reach as well
     label = "gold frontier: no policy can do better" if known else "frontier: no policy can please this reward model more"
     axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label=label)
-    band = _interpolated(frontier, [kl for kl, _ in pooled])
-    axes.fill_between(*_columns(pooled), band, color="#F0E442", alpha=0.5, lw=0, zorder=1, label="from its estimate to its upper bound")
+    kls, bound = _columns(pooled)
+    estimate = _interpolated(frontier, kls)
+    if max(numpy.subtract(bound, estimate)) > 0.01 * (frontier[-1][1] - start):  # less would hide behind the line
+        label = "from its estimate to its upper bound"
+        axes.fill_between(kls, bound, estimate, color="#F0E442", alpha=0.5, lw=0, zorder=1, label=label)
     if reach := _within(curves.get("reach", []), limit) if known else []:
         label = "reward model's reach: the best against this judge"
         axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
-    if best := _within(curves.get("best_of_n", []), limit):
+    if best := [point for point in curves.get("best_of_n", []) if point[0] <= limit]:
         label = "best of n by the reward model, without training"
         axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
         for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
@@ -165,7 +169,9 @@ def _left_of_best(policies: dict) -> bool:
 
 
 def _within(points: Sequence, limit: float) -> list:
-    return [point for point in points if point[0] <= limit]
+    """The points up to the limit, and where the curve goes on beyond it, its point at the limit."""
+    inside = [point for point in points if point[0] <= limit]
+    return inside if len(inside) == len(points) else [*inside, (limit, *_interpolated(points, [limit]))]
 
 
 def _columns(points: Sequence) -> tuple:

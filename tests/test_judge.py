@@ -81,3 +81,42 @@ def test_trained_policies_and_best_of_n_on_the_enumerated_plane_lie_below_its_ex
             best, reached, _ = exact.tilt(rewards, beta, ref)
             low, high = (beta, high) if reached > kl else (low, beta)
         assert kl > 1e-3 and start < reward <= best + 1e-6, (name, kl, reward, best)
+
+
+# ---------------------------------------------------------------------------------------------- the figure
+
+
+def drawn(comparison):
+    """The axes, and as drawn, the points of the frontier and the outline of its band (None without one)."""
+    axes = view.plane_figure(comparison).axes[0]
+    (line,) = [line for line in axes.lines if str(line.get_label()).startswith("gold frontier")]
+    bands = [area for area in axes.collections if str(area.get_label()).startswith("from its estimate")]
+    return axes, line.get_xydata(), bands[0].get_paths()[0].vertices if bands else None
+
+
+def straight(end, height=1.0):
+    return [[0.2 * i, height * 0.2 * i] for i in range(round(end / 0.2) + 1)]
+
+
+def on_a_plane(frontier, pooled):
+    curves = {"frontier": frontier, "frontier_pooled": pooled}
+    policies = {"sft": {"gold": [0.0] * 3, "kl": [0.0] * 3}}
+    return {"curves": curves, "policies": policies, "reference": {"gold": [0.0] * 3}, "judge": {"kind": "gold"}}
+
+
+def test_a_curve_that_goes_on_is_drawn_to_the_edge_of_the_plane():
+    axes, line, band = drawn(on_a_plane(straight(8), straight(8, height=1.1)))
+    edge = axes.get_xlim()[1]
+    assert line[-1] == pytest.approx([edge, edge])  # its own value there, between two of its points
+    assert band[:, 0].max() == pytest.approx(edge)
+
+
+def test_a_curve_that_ends_is_drawn_to_its_end_and_the_band_no_further():
+    axes, line, band = drawn(on_a_plane(straight(1.4), straight(2.2, height=1.1)))
+    assert line[-1] == pytest.approx([1.4, 1.4]) and axes.get_xlim()[1] > 2.2
+    assert band.max(0) == pytest.approx([1.4, 1.54])
+
+
+def test_a_band_too_thin_to_be_seen_is_not_in_the_legend():
+    axes, _, band = drawn(on_a_plane(straight(2.2), straight(2.2, height=1.005)))
+    assert band is None and not any("bound" in words.get_text() for words in axes.get_legend().get_texts())
