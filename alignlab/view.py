@@ -38,17 +38,16 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     curves, policies = comparison["curves"], comparison["policies"]
     start = comparison["reference"]["gold"][0]
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
-    frontier = _within(curves["frontier"], limit)
-    pooled = _within(curves["frontier_pooled"], frontier[-1][0])
-
     known = comparison["judge"]["kind"] != "reward_model"  # else the frontier is the reward model's own, and its reach as well
-    label = "gold frontier: no policy can do better" if known else "frontier: no policy can please this reward model more"
-    axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label=label)
-    kls, bound = _columns(pooled)
-    estimate = _interpolated(frontier, kls)
-    if max(numpy.subtract(bound, estimate)) > 0.01 * (frontier[-1][1] - start):  # less would hide behind the line
-        label = "from its estimate to its upper bound"
-        axes.fill_between(kls, bound, estimate, color="#F0E442", alpha=0.5, lw=0, zorder=1, label=label)
+
+    if frontier := _within(curves["frontier"], limit):
+        label = "gold frontier: no policy can do better" if known else "frontier: no policy can please this reward model more"
+        axes.plot(*_columns(frontier), color=INK, lw=2.2, zorder=3, label=label)
+        kls, bound = _columns(_within(curves["frontier_pooled"], frontier[-1][0]))
+        estimate = _interpolated(frontier, kls)
+        if max(numpy.subtract(bound, estimate)) > 0.01 * (frontier[-1][1] - start):  # less would hide behind the line
+            label = "from its estimate to its upper bound"
+            axes.fill_between(kls, bound, estimate, color="#F0E442", alpha=0.5, lw=0, zorder=1, label=label)
     if reach := _within(curves.get("reach", []), limit) if known else []:
         label = "reward model's reach: the best against this judge"
         axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
@@ -73,7 +72,8 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     if "ppo" in policies and reach:
         _draw_losses(axes, policies["ppo"], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
-    axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
+    if frontier:
+        axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
     plain_axes(axes)

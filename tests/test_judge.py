@@ -120,3 +120,9 @@ def test_a_curve_that_ends_is_drawn_to_its_end_and_the_band_no_further():
 def test_a_band_too_thin_to_be_seen_is_not_in_the_legend():
     axes, _, band = drawn(on_a_plane(straight(2.2), straight(2.2, height=1.005)))
     assert band is None and not any("bound" in words.get_text() for words in axes.get_legend().get_texts())
+
+
+def test_a_plane_of_too_few_samples_for_a_curve_shows_its_policies():
+    comparison = on_a_plane([], [])
+    axes = view.plane_figure(comparison).axes[0]
+    assert [words.get_text() for words in axes.texts] == ["SFT"] and axes.get_legend() is None
