@@ -72,7 +72,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     if "ppo" in policies and reach:
         _draw_losses(axes, policies["ppo"], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
-    if frontier:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)

@@ -126,3 +126,6 @@ def test_a_plane_of_too_few_samples_for_a_curve_shows_its_policies():
     comparison = on_a_plane([], [])
     axes = view.plane_figure(comparison).axes[0]
     assert [words.get_text() for words in axes.texts] == ["SFT"] and axes.get_legend() is None
+    comparison["curves"]["best_of_n"] = [[0.0, 0.0]]
+    (words,) = view.plane_figure(comparison).axes[0].get_legend().get_texts()
+    assert words.get_text().startswith("best of n")
