@@ -34,7 +34,7 @@ def examine() -> list[str]:
     if base.is_file():
         seconds = _seconds_for_answers()
         minutes = max(1, round(seconds * RUN_IN_ANSWERS / 60))
-        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {minutes} minutes for `alignlab run`,")
+        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {minutes} minute{'s' * (minutes > 1)} for `alignlab run`,")
         lines.append("       and a quarter of that with --fast")
     return lines
 

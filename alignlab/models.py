@@ -28,6 +28,7 @@ from alignlab.errors import UserError
 
 FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
+GPU_SCORING_ELEMENTS = 2**27  # the same on an NVIDIA GPU, which takes as long for few rows as for many: 512 MB
 SCORING_ROWS = 4  # at least so many rows at once, however many words the model knows: one alone leaves the machine idle
 
 
@@ -311,7 +312,8 @@ class Policy:
         return base.logits(hidden[:, :-1][batch.mask[:, 1:].bool()]) / temperature
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
-        rows = max(SCORING_ROWS, SCORING_ELEMENTS // (batch.ids.shape[1] * self.base.network.config.vocab_size))
+        elements = GPU_SCORING_ELEMENTS if self.device.type == "cuda" else SCORING_ELEMENTS
+        rows = max(SCORING_ROWS, elements // (batch.ids.shape[1] * self.base.network.config.vocab_size))
         for first in range(0, len(batch), rows):
             yield batch.rows(slice(first, first + rows))
 

@@ -128,10 +128,10 @@ def network(name: str, vocabulary: int, seed: int = 0, **settings):
         return AutoModelForCausalLM.from_config(config)
 
 
-def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **settings) -> Base:
+def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu", **settings) -> Base:
     """A fresh base of that architecture."""
     words = tokenizer(name)
-    return Base(network(name, len(words), seed, **settings).to(dtype), words)
+    return Base(network(name, len(words), seed, **settings).to(device, dtype), words)
 
 
 def shaken(model, scale: float = 0.1, seed: int = 1):
@@ -139,7 +139,7 @@ def shaken(model, scale: float = 0.1, seed: int = 1):
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=chance))
+            parameter.add_(scale * torch.randn(parameter.shape, generator=chance).to(parameter.device))
     return model
 
 
@@ -155,7 +155,7 @@ def random_examples(model, lengths=((3, 5), (9, 2), (1, 7), (6, 1), (12, 4)), se
 
 def batch_of(model, examples: list[Example], left: int = 0, right: int = 0) -> Batch:
     """The examples as a batch, with that many more columns of padding on either side."""
-    batch = collate(examples, model.tokenizer.pad_token_id)
+    batch = collate(examples, model.tokenizer.pad_token_id, model.device)
     fill = (left, right)
     return Batch(torch.nn.functional.pad(batch.ids, fill, value=model.tokenizer.pad_token_id),
                  *(torch.nn.functional.pad(tensor, fill) for tensor in batch[1:]))  # fmt: skip

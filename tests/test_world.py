@@ -103,7 +103,8 @@ def test_the_base_model_is_small_and_seldom_ends():
     base = size.load()
     assert base.network.num_parameters() <= 2_000_000
     assert (data_folder() / "base/model.safetensors").stat().st_size <= 8_000_000
-    samples = sample(Policy(base, None, base), size.judge_prompts * 8, size.ppo.max_new_tokens, torch.Generator().manual_seed(0))
+    chance = torch.Generator(base.device).manual_seed(0)
+    samples = sample(Policy(base, None, base), size.judge_prompts * 8, size.ppo.max_new_tokens, chance)
     assert samples.stopped.float().mean() <= 0.6
 
 
@@ -112,7 +113,8 @@ def test_sft_teaches_to_end_and_to_answer_and_leaves_room_above(fast_run):
     from alignlab.models import load
 
     size, base = sizes.tiny(), load(fast_run / "sft")
-    samples = sample(Policy(base, None, base), size.judge_prompts * 128, size.ppo.max_new_tokens, torch.Generator().manual_seed(0))
+    chance = torch.Generator(base.device).manual_seed(0)
+    samples = sample(Policy(base, None, base), size.judge_prompts * 128, size.ppo.max_new_tokens, chance)
     requests = [world.read_request(prompt) for prompt in samples.prompts]
     assert samples.stopped.float().mean() >= 0.95
     assert sum(r.genre in text and r.topic in text.lower() for r, text in zip(requests, samples.texts, strict=True)) / len(requests) >= 0.75
