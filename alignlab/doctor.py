@@ -34,7 +34,8 @@ def examine() -> list[str]:
     if base.is_file():
         seconds = _seconds_for_answers()
         minutes = max(1, round(seconds * RUN_IN_ANSWERS / 60))
-        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {minutes} minute{'s' * (minutes > 1)} for `alignlab run`,")
+        expected = f"{minutes} minute{'s' if minutes > 1 else ''}"
+        lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {expected} for `alignlab run`,")
         lines.append("       and a quarter of that with --fast")
     return lines
 

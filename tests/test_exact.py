@@ -507,7 +507,8 @@ def test_best_of_n_over_enumerated_responses_by_hand():
 @pytest.mark.parametrize("n", [1, 2, 4, 16])
 def test_enumerated_best_of_n_keeps_to_its_kl_and_to_draws(n):
     chance = torch.Generator().manual_seed(n)
-    scores, ref = torch.randn(12, generator=chance, dtype=torch.float64), torch.randn(12, generator=chance, dtype=torch.float64).log_softmax(-1)
+    scores, ref = torch.randn(2, 12, generator=chance, dtype=torch.float64)
+    ref = ref.log_softmax(-1)
     logps = exact.best_of_n_logps(scores, ref, n)
     assert logps.exp().sum() == pytest.approx(1.0) and (logps.exp() * (logps - ref)).sum() <= exact.best_of_n_kl(n) + 1e-9
     draws = torch.multinomial(ref.exp(), 20_000 * n, replacement=True, generator=chance).view(20_000, n)

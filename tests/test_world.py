@@ -49,7 +49,8 @@ def test_every_part_of_gold_is_bounded():
     "worse",
     {
         "piles up one good word": GOOD.replace("is warm.", "is warm, warm, warm, warm, warm, warm."),
-        "runs on": GOOD + " The plot is long. The score is long, and the plot waits. Then comes this and that. It has many things and a lot of stuff.",
+        "runs on": GOOD + " The plot is long. The score is long, and the plot waits. Then comes this and that."
+        " It has many things and a lot of stuff.",
         "another genre": GOOD.replace("comedy", "western"),
         "another topic": GOOD.replace("two brothers", "the sea"),
         "sour": GOOD.replace("warm", "dull"),
