@@ -28,7 +28,7 @@ from alignlab.errors import UserError
 
 FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
-GPU_SCORING_ELEMENTS = 2**27  # the same on an NVIDIA GPU, which takes as long for few rows as for many: 512 MB
+GPU_SCORING_ELEMENTS = 2**27  # the same on an NVIDIA GPU, which has room for more: 512 MB
 SCORING_ROWS = 4  # at least so many rows at once, however many words the model knows: one alone leaves the machine idle
 
 

@@ -46,7 +46,7 @@ def test_a_stage_without_sampling_has_the_cpus_numbers(stage, name):
 
 
 @each_architecture
-def test_ppo_samples_what_it_scores_and_its_numbers_are_finite(name):
+def test_ppo_starts_at_the_reference_leaves_it_and_stays_finite(name):
     metrics = run_of("ppo", build(name, device="cuda"))[1]
     assert torch.isfinite(numbers(metrics[2::3])).all()
     assert metrics[0]["kl"] == pytest.approx(0, abs=1e-5) and metrics[-1]["kl"] > 1e-4
