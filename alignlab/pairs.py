@@ -1,4 +1,4 @@
-"""Preference pairs from a model's own answers: sample two to each prompt, let the annotator choose."""
+"""Preference pairs from a model's own answers: sample two or more to each prompt, let the annotator choose between two."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -22,13 +22,18 @@ def sample_pairs(
     seed: int,
     max_new_tokens: int,
     temperature: float = 1.0,
+    draws: int = 2,
     rows: int = 512,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict]:
     """One pair a prompt (repeat a prompt for several), as records with prompt, chosen, rejected, gold_chosen, gold_rejected, certainty.
 
-    `certainty` is max(p, 1 - p) of the annotator's preference: its mean is the Bayes accuracy. Pairs of equal answers, and
-    pairs with an answer that did not end by itself, tell nothing or something else, and are left out.
+    `certainty` is max(p, 1 - p) of the annotator's preference: its mean is the Bayes accuracy. Answers that did not end by
+    themselves tell something else, and pairs of equal answers nothing: they are left out.
+
+    Args:
+        draws: >= 2 answers to each prompt; the annotator sees the two that lie furthest apart in gold.
+        rows: prompts in memory at once, with all their draws.
 
     Raises:
         UserError: no pair is left.
@@ -37,19 +42,20 @@ def sample_pairs(
     chance = torch.Generator(policy.device).manual_seed(seed)
     records = []
     for first in range(0, len(prompts), rows):
-        asked = [prompt for prompt in prompts[first : first + rows] for _ in range(2)]
+        asked = [prompt for prompt in prompts[first : first + rows] for _ in range(draws)]
         samples = sample(policy, asked, max_new_tokens, chance, temperature)
-        rewards, stopped = gold(samples).tolist(), samples.stopped.tolist()
-        for a in range(0, len(asked), 2):
-            b = a + 1
-            texts = samples.texts[a].strip(), samples.texts[b].strip()
-            if not (stopped[a] and stopped[b] and all(texts)) or texts[0] == texts[1]:
+        rewards, stopped, texts = gold(samples).tolist(), samples.stopped.tolist(), [text.strip() for text in samples.texts]
+        for start in range(0, len(asked), draws):
+            whole = [row for row in range(start, start + draws) if stopped[row] and texts[row]]
+            whole.sort(key=lambda row: rewards[row])
+            if len(whole) < 2 or texts[whole[0]] == texts[whole[-1]]:
                 continue
-            longer = len(texts[0].split()) - len(texts[1].split())
+            a, b = sorted((whole[0], whole[-1]))
+            longer = len(texts[a].split()) - len(texts[b].split())
             probability = annotator.probability(rewards[a], rewards[b], longer)
             chosen, rejected = (a, b) if rng.random() < probability else (b, a)
             records.append({
-                "prompt": asked[a], "chosen": samples.texts[chosen].strip(), "rejected": samples.texts[rejected].strip(),
+                "prompt": asked[a], "chosen": texts[chosen], "rejected": texts[rejected],
                 "gold_chosen": round(rewards[chosen], 4), "gold_rejected": round(rewards[rejected], 4),
                 "certainty": round(max(probability, 1 - probability), 4),
             })  # fmt: skip

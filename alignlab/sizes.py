@@ -112,10 +112,12 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
     folder = data_folder()
     prompts, judge_prompts = read_prompts(folder / "prompts_smol.jsonl"), read_prompts(folder / "prompts_smol_test.jsonl")
     rules = {"max_new_tokens": 40, "temperature": 0.7}
-    counts = {"demonstrations": 192, "pairs": 512, "test_pairs": 64} if fast else {"demonstrations": 512, "pairs": 1536, "test_pairs": 192}
+    if fast:  # few pairs, so clear ones: the two of four answers that lie furthest apart, seldom labelled wrongly
+        counts, draws, annotator = {"demonstrations": 128, "pairs": 208, "test_pairs": 48}, 4, world.Annotator(temperature=0.1)
+    else:
+        counts, draws, annotator = {"demonstrations": 512, "pairs": 1536, "test_pairs": 192}, 2, world.Annotator(temperature=0.25)
     rows, micro = (128, 16) if best_device().type == "cuda" else (32, 4)  # held at once: a GPU has room, a CPU is busy with few
     stage = {"batch_size": 16, "micro_batch_size": micro, "max_length": 160, "epochs": 1}
-    annotator = world.Annotator(temperature=0.25)
 
     def found() -> Base:
         parts.require("vaderSentiment")  # before anything is trained
@@ -124,7 +126,8 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
     def pairs(reference: Base, seed: int, watch: Progress) -> tuple[list[dict], list[dict]]:
         return tuple(
             sample_pairs(
-                reference, _cycle(asked, counts[name]), parts.vader_gold, annotator, seed=seed + 1 + i, rows=rows, watch=watch, **rules
+                reference, _cycle(asked, counts[name]), parts.vader_gold, annotator, seed=seed + 1 + i, draws=draws, rows=rows, watch=watch,
+                **rules,
             )
             for i, (name, asked) in enumerate((("pairs", prompts), ("test_pairs", judge_prompts)))
         )  # fmt: skip
@@ -135,15 +138,19 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
         demonstrations=lambda base, seed, watch: parts.own_demonstrations(
             base, prompts, counts["demonstrations"], seed=seed, rows=rows, watch=watch, **rules
         ),
-        pairs=pairs, certainty=_certainty, prompts=prompts, judge_prompts=judge_prompts[: 16 if fast else 32],
+        pairs=pairs, certainty=_certainty, prompts=prompts, judge_prompts=judge_prompts,
         sft=sft.Config(learning_rate=5e-4, **stage),
         reward=reward.Config(learning_rate=1e-3, **stage | {"batch_size": 8}),
         dpo=dpo.Config(beta=0.1, learning_rate=3e-4, **stage),
-        ppo=ppo.Config(beta=0.3, learning_rate=3e-4, value_learning_rate=3e-3, iterations=8 if fast else 20, batch_size=64,
-                       minibatch_size=32, micro_batch_size=2 * micro, epochs=2, missing_eos_score=-1.0, **rules),
-        rank=8, samples=24 if fast else 64, answers=8 if fast else 16, centring=64, probe=8 if fast else 16, rows=2 * rows,
+        ppo=ppo.Config(beta=0.3, learning_rate=3e-4, value_learning_rate=3e-3, iterations=20, batch_size=64, minibatch_size=32,
+                       micro_batch_size=2 * micro, epochs=2, missing_eos_score=-1.0, **rules),
+        rank=8, samples=64, answers=16, centring=64, probe=16, rows=2 * rows,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
     )  # fmt: skip
+    if fast:  # few steps, so longer ones, and a nat costs less
+        size.samples, size.answers, size.probe, size.reward.epochs = 16, 4, 4, 2
+        size.ppo.beta, size.ppo.iterations, size.ppo.batch_size, size.ppo.minibatch_size = 0.2, 6, 48, 24
+        size.dpo.batch_size, size.dpo.learning_rate = 8, 4e-4
     return size
 
 
