@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -19,14 +20,36 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 Size = Annotated[str, typer.Option(help="tiny (bundled world, any CPU), smol (SmolLM2-135M) or hub (your model and data)")]
 Model = Annotated[str | None, typer.Option(help="directory or hub name of a causal LM; with --data makes the size hub")]
-Data = Annotated[str | None, typer.Option(help="preference pairs: JSON Lines file or hub name")]
+Data = Annotated[str | None, typer.Option(help="preference pairs: a file (JSON Lines, JSON, CSV, Parquet), a folder, or a hub name")]
 Demonstrations = Annotated[str | None, typer.Option(help="demonstrations for SFT; without, it learns the chosen completions")]
 Beta = Annotated[float | None, typer.Option(help="price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
 PpoBeta = Annotated[float | None, typer.Option(help="the same for PPO alone; >= 0")]
 DpoBeta = Annotated[float | None, typer.Option(help="the same for DPO alone; > 0")]
 Seed = Annotated[int, typer.Option(help="of every stage", min=0, max=2**63 - 1)]
-Out = Annotated[Path | None, typer.Option(help="folder of the run; the same command goes on where it was stopped")]
+Out = Annotated[Path | None, typer.Option(help="folder of the run; the same command continues where it was stopped")]
 Fast = Annotated[bool, typer.Option("--fast", help="the whole path in a small version")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse rows with nothing to teach, instead of leaving them out")]
+Limit = Annotated[int | None, typer.Option(help="read only the first N rows of --data", min=1)]
+Split = Annotated[str | None, typer.Option(help="split of a hub set or folder; train by default")]
+Config = Annotated[str | None, typer.Option(help="config of a hub set")]
+Columns = Annotated[str | None, typer.Option(help="names of the columns where they differ: prompt=question,chosen=good")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="longest answer sampled, in tokens; by default as the data's answers are", min=1)]
+LearningRate = Annotated[float | None, typer.Option(help="of this stage's AdamW", min=0)]
+Epochs = Annotated[int | None, typer.Option(help="of this stage", min=1)]
+
+COLUMNS = ("prompt", "chosen", "rejected", "completion", "system")
+
+
+class Terminated(BaseException):
+    """SIGTERM: the machine or the scheduler wants this process to end."""
+
+
+class Stopped(BaseException):
+    """A run that was stopped from outside: what was kept, and the exit code."""
+
+    def __init__(self, words: str, code: int):
+        super().__init__(words)
+        self.code = code
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -35,17 +58,20 @@ Fast = Annotated[bool, typer.Option("--fast", help="the whole path in a small ve
 @app.command()
 def run(
     size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
-    ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False,
+    ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False, strict: Strict = False,
+    limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab import view
     from alignlab.data import last_message
 
-    with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast) as pipeline:
+    source = _source(strict, limit, split, config, columns, max_new_tokens)
+    with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
         comparison = pipeline.compare()
-    folder = pipeline.run.folder
-    pipeline.run.write_json("comparison.json", comparison)
-    (folder / "report.html").write_text(view.report(comparison, list(pipeline.run.metrics()), pipeline.run.config), encoding="utf-8")
+        folder = pipeline.run.folder
+        pipeline.run.write_json("comparison.json", comparison)
+        report = view.report(comparison, list(pipeline.run.metrics()), pipeline.run.config)
+        (folder / "report.html").write_text(report, encoding="utf-8")
     print(f"\n{view.table(comparison)}\n")
     for words in view.verdict(comparison):
         print(words)
@@ -60,9 +86,13 @@ def run(
 def _stage_command(name: str, words: str) -> None:
     def command(
         size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
-        ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False,
+        ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False, strict: Strict = False,
+        limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
+        learning_rate: LearningRate = None, epochs: Epochs = None,
     ) -> None:  # fmt: skip
-        with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast) as pipeline:
+        source = _source(strict, limit, split, config, columns, max_new_tokens)
+        own = {"learning_rate": learning_rate, "epochs": epochs}
+        with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, {name: own}) as pipeline:
             getattr(pipeline, {"sft": "reference", "reward": "reward_model"}.get(name, name))
         print(f"done: {pipeline.run.folder / name}")
 
@@ -118,9 +148,25 @@ def doctor() -> None:
 # ---------------------------------------------------------------------------------------------- from options to a pipeline
 
 
+def _source(strict, limit, split, config, columns, max_new_tokens):
+    """How the user's data is to be read."""
+    from alignlab.sizes import Source
+
+    names = {}
+    for pair in columns.split(",") if columns else []:
+        ours, equals, theirs = (part.strip() for part in pair.partition("="))
+        if ours not in COLUMNS or not equals or not theirs:
+            raise UserError(f"--columns must be OURS=THEIRS with ours one of {', '.join(COLUMNS)}, got {pair!r}")
+        names[ours] = theirs
+    return Source(split=split, config=config, columns=names or None, limit=limit, strict=strict, max_new_tokens=max_new_tokens)
+
+
 @contextmanager
-def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast):
-    """Check all options before anything is written, then open the run."""
+def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, stages=None):
+    """Check all options before anything is written, then open the run and keep other processes out of it.
+
+    `stages` holds settings of single stages, {stage: {name: value or None}}.
+    """
     ppo_beta, dpo_beta = (beta if value is None else value for value in (ppo_beta, dpo_beta))
     if ppo_beta is not None and not 0 <= ppo_beta < math.inf:
         raise UserError(f"beta must be >= 0 for PPO, got {ppo_beta:g}; a larger beta stays nearer to the SFT model")
@@ -129,11 +175,13 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     from transformers.utils.logging import disable_progress_bar
 
     from alignlab.pipeline import Pipeline
-    from alignlab.runs import Run
+    from alignlab.runs import Run, check_folder, disk_error
     from alignlab.sizes import choose
 
     disable_progress_bar()  # of loading, which would stand between ours
-    settings = choose(size, model, data, demonstrations, fast)
+    if out is not None:
+        check_folder(out)
+    settings = choose(size, model, data, demonstrations, fast, source, tqdm.write)
     settings.set_seed(seed)
     name = [settings.name, *(["fast"] if fast else [])]
     if ppo_beta is not None:
@@ -142,13 +190,23 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     if dpo_beta is not None:
         settings.dpo.beta = dpo_beta
         name.append(f"dpo-beta{dpo_beta:g}")
+    for stage, values in (stages or {}).items():
+        for key, value in values.items():
+            if value is not None:
+                setattr(getattr(settings, stage), key, value)
+                name.append(f"{stage}-{key}{value:g}")
     folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
     opened = Run(folder, {**settings.describe(), "seed": seed})
-    try:
-        yield Pipeline(opened, settings, seed, *_progress())
-    except UserError:
-        opened.abandon()
-        raise
+    with opened.held():
+        try:
+            yield Pipeline(opened, settings, seed, *_progress())
+        except (KeyboardInterrupt, Terminated) as stop:
+            raise Stopped(opened.kept(), 143 if isinstance(stop, Terminated) else 130) from None
+        except Exception as error:
+            opened.abandon()
+            if line := disk_error(folder, error):
+                raise line from error
+            raise
 
 
 def _progress():
@@ -175,18 +233,29 @@ def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal or file can write, a run must not end over it
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         sys.exit(_complain(error))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on with the first stage that is not finished", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        sys.exit(stop.code)
+    except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line's own complaints about options
             sys.exit(_complain(error.format_message()))
         raise
     sys.exit(code or 0)
+
+
+def _terminate(number, frame) -> None:
+    raise Terminated
 
 
 def _complain(message) -> int:

@@ -1,21 +1,26 @@
-"""From text to masked tensors: read, check, format, tokenise, batch.
+"""From checked records to masked tensors: format, tokenise, batch.
 
 Everything after this room sees one layout: (B, T) prompt and completion, right-padded, with a mask that is 1 on
 completion tokens, EOS included.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-import jinja2
 import torch
 from torch import Tensor
 
 from alignlab.errors import UserError
+from alignlab.records import Reading, Text, canonical, read_demonstrations, read_preferences, read_prompts, transcript_messages, write_lines
+
+__all__ = [
+    "Batch", "Example", "Text", "collate", "completion_ids", "data_folder", "encode", "encode_all", "examine", "fingerprint",
+    "last_message", "lengths", "prompt_ids", "prompt_text", "read_demonstrations", "read_preferences", "read_prompts",
+    "special_ids", "split_by_prompt", "turn_ends", "write_lines",
+]  # fmt: skip
 
 PACKAGE_DATA = Path(__file__).parent / "_data"  # where the wheel puts it
 
@@ -25,195 +30,40 @@ def data_folder() -> Path:
     return PACKAGE_DATA if PACKAGE_DATA.is_dir() else Path(__file__).parent.parent / "data"
 
 
-# ---------------------------------------------------------------------------------------------- reading and checking
-
-Text = str | list[dict]
-
-
-def last_message(prompt: Text) -> str:
-    """What was asked: the prompt, or the last message of a conversation."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
-
-
-def read_preferences(source: str | Path) -> list[dict]:
-    """Preference pairs, checked: dicts with `prompt` (a string, or a list of messages), `chosen` and `rejected` (strings).
-
-    `source` is a JSON Lines file or the name of a hub set. Each line has `prompt`, `chosen`, `rejected`, or the two
-    HH-RLHF transcripts `chosen`, `rejected`, whose common beginning is the prompt. Extra fields are kept.
-
-    Raises:
-        UserError: naming the file, the line and the cure.
-    """
-    return [_preference(record, where) for where, record in _records(source)]
-
-
-def read_demonstrations(source: str | Path) -> list[dict]:
-    """Demonstrations, checked: dicts with `prompt` and `completion`. Raises UserError as `read_preferences` does."""
-    return [_demonstration(record, where) for where, record in _records(source)]
-
-
-def read_prompts(source: str | Path) -> list[Text]:
-    """The `prompt` of each record, checked. Raises UserError as `read_preferences` does."""
-    return [_prompt(_field(record, "prompt", where), where) for where, record in _records(source)]
-
-
-def _records(source: str | Path) -> Iterable[tuple[str, dict]]:
-    """(where, record) for each record; local files are parsed here first so that a bad line can be named."""
-    path = Path(source)
-    if path.suffix in (".jsonl", ".json") or path.exists():
-        if not path.is_file():
-            raise UserError(f"{source}: no such file; give a JSON Lines file or the name of a hub set")
-        records = []
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(_text_lines(lines, source), 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{source}, line {number}: not JSON ({error.msg}); write one object a line") from None
-                if not isinstance(record, dict):
-                    raise UserError(f"{source}, line {number}: not an object; write one {{...}} a line")
-                if not _is_text(record):
-                    raise UserError(f"{source}, line {number}: half of a character (a lone surrogate such as \\ud83d); write the whole one")
-                records.append((f"{source}, line {number}", record))
-    else:
-        from datasets import load_dataset
-
-        try:
-            rows = load_dataset(str(source), split="train")
-        except Exception as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else ""
-            raise UserError(f"{source}: no file here, and the hub's set cannot be read ({type(error).__name__}: {reason})") from error
-        records = [(f"{source}, row {number}", dict(row)) for number, row in enumerate(rows)]
-    if not records:
-        raise UserError(f"{source}: no records; write one object a line")
-    return records
-
-
-def _is_text(record: dict) -> bool:
-    """Whether all of its strings can be written as UTF-8."""
-    try:
-        return bool(json.dumps(record, ensure_ascii=False).encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def _text_lines(lines, source):
-    try:
-        yield from lines
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
-
-
-def _field(record: dict, name: str, where: str):
-    if name not in record:
-        raise UserError(f"{where}: field {name!r} is missing; it has {sorted(record)}")
-    return record[name]
-
-
-def _preference(record: dict, where: str) -> dict:
-    chosen, rejected = _field(record, "chosen", where), _field(record, "rejected", where)
-    if "prompt" in record:
-        prompt = _prompt(record["prompt"], where)
-    else:
-        prompt, chosen, rejected = _split_transcripts(chosen, rejected, where)
-    chosen, rejected = _completion(chosen, "chosen", where, prompt), _completion(rejected, "rejected", where, prompt)
-    if chosen == rejected:
-        raise UserError(f"{where}: chosen equals rejected; drop the pair, it tells nothing")
-    return {**record, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-def _demonstration(record: dict, where: str) -> dict:
-    prompt = _prompt(_field(record, "prompt", where), where)
-    return {
-        **record,
-        "prompt": prompt,
-        "completion": _completion(_field(record, "completion", where), "completion", where, prompt),
-    }
-
-
-def _prompt(prompt, where: str) -> Text:
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise UserError(f"{where}: prompt is empty; write the question, or drop the line")
-        return prompt
-    if _is_messages(prompt):
-        return prompt
-    raise UserError(f"{where}: prompt must be a string or a list of {{role, content}} messages")
-
-
-def _completion(completion, name: str, where: str, prompt: Text) -> str:
-    if _is_messages(completion):
-        if isinstance(prompt, list) and completion[: len(prompt)] == prompt:
-            completion = completion[len(prompt) :]  # the whole conversation was given
-        if len(completion) != 1 or completion[0]["role"] != "assistant":
-            raise UserError(f"{where}: {name} must be one assistant message after the prompt")
-        completion = completion[0]["content"]
-    if not isinstance(completion, str):
-        raise UserError(f"{where}: {name} must be a string or one assistant message")
-    if not completion.strip():
-        raise UserError(f"{where}: {name} is empty; write an answer, or drop the line")
-    return completion
-
-
-def _is_messages(value) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
-    )
-
-
-def _split_transcripts(chosen, rejected, where: str):
-    """HH-RLHF: the prompt is what both transcripts begin with, up to and with the last "Assistant:" turn."""
-    if _is_messages(chosen) and _is_messages(rejected):
-        common = 0
-        while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
-            common += 1
-        if common == 0 or not chosen[common:] or not rejected[common:]:
-            raise UserError(f"{where}: chosen and rejected share no beginning; add a `prompt` field")
-        return chosen[:common], chosen[common:], rejected[common:]
-    marker = "\n\nAssistant:"
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        for turn in range(chosen.count(marker), 0, -1):
-            end = _nth(chosen, marker, turn) + len(marker)
-            if rejected[:end] == chosen[:end]:
-                return chosen[:end], chosen[end:].lstrip(" "), rejected[end:].lstrip(" ")
-    raise UserError(f"{where}: no `prompt`, and chosen and rejected share no beginning up to {marker.strip()!r}; add a `prompt`")
-
-
-def _nth(text: str, marker: str, count: int) -> int:
-    position = -1
-    for _ in range(count):
-        position = text.find(marker, position + 1)
-    return position
-
-
-def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Write a JSON Lines file, one object a line."""
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
-
-
-def fingerprint(*files: str | Path) -> str:
-    """Twelve hex digits of the files' contents, so that a run is never gone on with on other data; a hub name stands for itself."""
+def fingerprint(*sources: str | Path) -> str:
+    """Twelve hex digits of the contents of files and folders, so that a run is never resumed on others; a hub name stands for itself."""
     digest = hashlib.sha256()
-    for file in map(Path, files):
-        digest.update(file.read_bytes() if file.is_file() else str(file).encode())
+    for source in map(Path, sources):
+        files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+        for file in files:
+            if source.is_dir():
+                digest.update(file.relative_to(source).as_posix().encode())
+            if not file.is_file():
+                digest.update(str(file).encode())
+                continue
+            with file.open("rb") as content:
+                while part := content.read(2**22):
+                    digest.update(part)
     return digest.hexdigest()[:12]
 
 
-def split_by_prompt(records: Sequence[dict], test_share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """Train and test parts that share no prompt; each non-empty where there are two prompts or more."""
-    prompts = sorted({json.dumps(record["prompt"], sort_keys=True) for record in records})
+def split_by_prompt(
+    records: Sequence[dict], test_share: float, seed: int, key: Callable[[Text], str] = canonical
+) -> tuple[list[dict], list[dict]]:
+    """Train and test parts that share no prompt; each non-empty where there are two prompts or more.
+
+    `key` says which prompts are the same: by default those with the same turns; `prompt_text` of a tokenizer, what a model reads.
+    """
+    keys = [key(record["prompt"]) for record in records]
+    prompts = sorted(set(keys))
     if len(prompts) < 2:
         raise UserError("all records have one prompt; held-out judging needs at least two different prompts")
     rng = Random(seed)
     prompts.sort(key=lambda prompt: rng.random())
     test = set(prompts[: min(max(1, round(test_share * len(prompts))), len(prompts) - 1)])
     parts: tuple[list[dict], list[dict]] = ([], [])
-    for record in records:
-        parts[json.dumps(record["prompt"], sort_keys=True) in test].append(record)
+    for record, prompt in zip(records, keys, strict=True):
+        parts[prompt in test].append(record)
     return parts
 
 
@@ -227,28 +77,113 @@ class Example(NamedTuple):
     completion: list[int]
 
 
-def prompt_ids(tokenizer, prompt: Text) -> list[int]:
-    """Ids of a prompt, ready for the answer to follow: through the chat template where the tokenizer has one.
+def last_message(prompt: Text) -> str:
+    """What was asked: the prompt, or the last message of a conversation."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
-    A string is one user message. Without a template a string stands as it is.
+
+def prompt_text(tokenizer, prompt: Text) -> str:
+    """What the model reads of a prompt, the beginning of its answer included: the prompt in the chat template, where there is one.
+
+    With a template a string is one user message, or the turns of an HH-RLHF transcript, and a conversation that ends with the
+    assistant's words is continued. Without one a string stands as it is.
 
     Raises:
-        UserError: messages, and a tokenizer without a chat template, or with one that refuses their roles.
+        UserError: messages without a template, or a template that refuses them or loses their text.
     """
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    template = tokenizer.chat_template
+    if not template:
+        if not isinstance(prompt, str):
+            raise UserError("the prompts are messages and this model has no chat template; use plain strings, or an instruct model")
+        return prompt
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(template)
+        raise UserError(f"the tokenizer has chat templates named {names}, but none named default; name one of them default")
+    messages, fault = _turns(prompt), None
+    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    for form in (messages, parts):
         try:
-            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except jinja2.TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"the model's chat template refuses a prompt with the roles {roles}: {error}; change the prompts") from None
-        return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template writes its own BOS
-    if not isinstance(prompt, str):
-        raise UserError("the prompts are messages and this model has no chat template; use plain strings, or an instruct model")
-    ids = tokenizer(prompt)["input_ids"]
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
-    return ids
+            text = _apply_template(tokenizer, form)
+        except Exception as error:  # a template is a program: it may raise, divide by zero or recurse
+            fault = fault or error
+            continue
+        if all(_stands_in(message, text) for message in messages):
+            return text
+    if fault is None:
+        raise UserError("the model's chat template loses the text of a prompt; correct the template, or choose another model")
+    roles, reason = ", ".join(message["role"] for message in messages), " ".join(str(fault).split())[:200]
+    raise UserError(
+        f"the model's chat template refuses a prompt with the roles {roles}: {reason or type(fault).__name__}; change the prompts"
+    ) from None
+
+
+def _turns(prompt: Text) -> list[dict]:
+    return transcript_messages(prompt) if isinstance(prompt, str) else prompt
+
+
+def _apply_template(tokenizer, messages: list[dict]) -> str:
+    if messages[-1]["role"] == "assistant":
+        return tokenizer.apply_chat_template(messages, continue_final_message=True, tokenize=False)
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def _stands_in(message: dict, text: str) -> bool:
+    """Whether a message's text is there; templates may leave out the reasoning of earlier answers."""
+    return message["content"].split("</think>")[-1].strip() in text
+
+
+def prompt_ids(tokenizer, prompt: Text, room: int | None = None) -> list[int]:
+    """Ids of a prompt, ready for the answer to follow (see `prompt_text`), of at most `room` tokens.
+
+    A prompt that is too long loses the beginning of its conversation. The template's head, the system message included, stays
+    where there is room for it.
+    """
+    text = prompt_text(tokenizer, prompt)
+    if tokenizer.chat_template:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template writes its own BOS
+    else:
+        ids = tokenizer(text)["input_ids"]
+        while ids and ids[-1] == tokenizer.eos_token_id:
+            ids = ids[:-1]
+    if room is None or len(ids) <= room:
+        return ids
+    head = _head(tokenizer, _turns(prompt), text, ids, room) if tokenizer.chat_template else 0
+    return ids[:head] + ids[len(ids) - room + head :]
+
+
+def _head(tokenizer, messages: list[dict], text: str, ids: list[int], room: int) -> int:
+    """How many tokens stand before the first message that is not the system's; 0 where they leave no room for the end."""
+    start = 0
+    for message in messages:
+        start = text.find(message["content"].strip(), start)
+        if message["role"] != "system":
+            break
+        start += len(message["content"].strip())
+    end = text.rfind(messages[-1]["content"].strip()) + len(messages[-1]["content"].strip())
+    head, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text[: max(start, 0)], text[end:]))
+    return len(head) if ids[: len(head)] == head and len(head) + len(after) < room else 0
+
+
+def turn_ends(tokenizer) -> list[int]:
+    """The special token with which the chat template ends an assistant's turn, in a list; empty where there is none."""
+    if not tokenizer.chat_template:
+        return []
+    word = "answer"
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}], tokenize=False
+        )
+    except Exception:  # a template that takes no strings, or no such turns, says nothing about their end
+        return []
+    start = text.rfind(word)
+    ids = tokenizer(text[start + len(word) :], add_special_tokens=False)["input_ids"] if start >= 0 else []
+    return ids[:1] if ids[:1] and ids[0] in special_ids(tokenizer) else []
+
+
+def special_ids(tokenizer) -> set[int]:
+    """Ids of the tokens that are no text: those with a role, and those added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return set(tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
 
 
 def completion_ids(tokenizer, completion: str) -> list[int]:
@@ -259,18 +194,20 @@ def completion_ids(tokenizer, completion: str) -> list[int]:
 def encode(tokenizer, prompt: Text, completions: Sequence[str], max_length: int) -> list[Example] | None:
     """Examples of one prompt with each completion, or None where a completion leaves no room for a prompt token.
 
-    A prompt too long is cut from the left, alike for all completions, and a completion is never cut: half an answer is
+    A prompt too long is cut (see `prompt_ids`), alike for all completions, and a completion is never cut: half an answer is
     another answer.
     """
     answers = [completion_ids(tokenizer, completion) for completion in completions]
     room = max_length - max(map(len, answers))
     if room < 1:
         return None
-    prompt = prompt_ids(tokenizer, prompt)[-room:]
+    prompt = prompt_ids(tokenizer, prompt, room)
     return [Example(prompt, answer) for answer in answers]
 
 
-def encode_all(tokenizer, records: Sequence[dict], fields: Sequence[str], max_length: int) -> list[list[Example]]:
+def encode_all(
+    tokenizer, records: Sequence[dict], fields: Sequence[str], max_length: int, say: Callable[[str], None] = print
+) -> list[list[Example]]:
     """`encode` for each record with the completions in `fields`; records that cannot fit are dropped and counted.
 
     Raises:
@@ -281,8 +218,42 @@ def encode_all(tokenizer, records: Sequence[dict], fields: Sequence[str], max_le
     if not kept:
         raise UserError(f"no record fits into max_length = {max_length} tokens; choose shorter completions")
     if len(kept) < len(encoded):
-        print(f"{len(encoded) - len(kept)} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
+        say(f"{len(encoded) - len(kept)} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
+    cut = sum(
+        len(prompt_ids(tokenizer, record["prompt"])) > len(examples[0].prompt)
+        for record, examples in zip(records, encoded, strict=True)
+        if examples is not None and max(map(sum, (map(len, example) for example in examples))) == max_length
+    )
+    if cut:
+        say(f"{cut} of {len(encoded)} prompts do not fit beside their answers into {max_length} tokens: the beginning of each is cut")
     return kept
+
+
+def examine(tokenizer, reading: Reading, fields: Sequence[str], max_length: int) -> tuple[list[int], list[str]]:
+    """Hold checked records against a model: leave out, in `reading`, what it cannot learn from, before anything is trained.
+
+    Returns:
+        tokens of each remaining record's first answer, and sentences about what the model will not see whole.
+
+    Raises:
+        UserError: the chat template refuses a prompt or loses its text.
+    """
+    def tokens(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    prompts = [len(ids) for ids in tokens([prompt_text(tokenizer, record["prompt"]) for record in reading.records])]
+    answers = [tokens([record[field] for record in reading.records]) for field in fields]
+    longest = [max(map(len, row)) + 1 for row in zip(*answers, strict=True)]  # with EOS
+    rows = list(zip(prompts, longest, answers[0], strict=True))
+    too_long = [answer >= max_length for answer in longest]
+    same = [len(fields) == 2 and one == other for one, other in zip(answers[0], answers[-1], strict=True)]
+    reading.leave_out(f"an answer that leaves no room for its prompt within {max_length} tokens", too_long)
+    kept = [(row, equal) for row, equal, out in zip(rows, same, too_long, strict=True) if not out]
+    reading.leave_out("answers that are equal in the model's tokens", [equal for _, equal in kept])
+    rows = [row for row, equal in kept if not equal]
+    cut = sum(prompt + answer > max_length for prompt, answer, _ in rows)
+    facts = [f"{cut} of {len(rows)} prompts do not fit beside their answers into {max_length} tokens: the beginning of each is cut"]
+    return [len(answer) + 1 for _, _, answer in rows], facts if cut else []
 
 
 # ---------------------------------------------------------------------------------------------- ids to tensors

@@ -238,10 +238,14 @@ def place(logps: Tensor, ref_logps: Tensor, rewards: Tensor) -> tuple[float, flo
 # ---------------------------------------------------------------------------------------------- the reward model
 
 
+def _silent(words: str) -> None:
+    """What was left out of these pairs was said before training."""
+
+
 @torch.no_grad()
 def pair_margins(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, rows: int = 128) -> Tensor:
     """score(chosen) - score(rejected) of each pair: (pairs,)."""
-    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(max_length, reward_model.base.max_length))
+    examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(max_length, reward_model.base.max_length), say=_silent)
     margins = []
     for first in range(0, len(examples), rows):
         chosen, rejected = zip(*examples[first : first + rows], strict=True)

@@ -20,11 +20,13 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignlab import losses
 from alignlab.data import Batch
 from alignlab.errors import UserError
+from alignlab.loading import check_tokenizer, end_ids, read_model
+from alignlab.probe import probe
 
 FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
@@ -54,28 +56,28 @@ def load(source: str | Path, device: torch.device | str | None = None) -> "Base"
     """A causal LM in Hugging Face layout, from a directory or a hub name, as a frozen base.
 
     Raises:
-        UserError: nothing there that transformers can load, or an architecture that `Base` cannot drive.
+        UserError: what is there is not a whole causal LM in safetensors with its tokenizer (see `loading`), or is one that peft
+            cannot adapt or that `Base` cannot drive (see `probe`).
     """
     device = torch.device(device or best_device())
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except Exception as error:  # whatever a broken file makes of itself in there
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{source}: no model there that transformers can load ({reason})") from error
+    network, tokenizer = read_model(source)
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
         network = network.to(torch.bfloat16)
-    return Base(network.to(device), tokenizer)
+    base = Base(network.to(device), tokenizer)
+    probe(base)
+    return base
 
 
 class Base:
     """A frozen causal LM, its tokenizer, and the adapters that have been added to it."""
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        if tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no EOS token; a policy could never learn to stop")
+        check_tokenizer(tokenizer, network)
         _separate_pad(network, tokenizer)
+        self.ends = end_ids(network, tokenizer)  # an answer has ended at any of these; saved, so that `generate` stops there too
+        network.generation_config.eos_token_id = self.ends if len(self.ends) > 1 else self.ends[0]
+        network.generation_config.pad_token_id = tokenizer.pad_token_id
         network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
         self.network, self.tokenizer = network, tokenizer
         self._adapters = None  # the PeftModel around the network, once there is an adapter
@@ -93,7 +95,12 @@ class Base:
     @property
     def max_length(self) -> int:
         """Tokens that one sequence may have, prompt and completion."""
-        return min(getattr(self.network.config, "max_position_embeddings", None) or 1024, 1024)
+        return min(getattr(self.network.config.get_text_config(), "max_position_embeddings", None) or 1024, 1024)
+
+    @property
+    def vocabulary(self) -> int:
+        """Width of the logits."""
+        return self.network.get_output_embeddings().weight.shape[0]
 
     def policy(self, name: str = "policy", rank: int | None = 16, seed: int = 0) -> "Policy":
         """A policy that starts as this base: a LoRA adapter of that rank, or a full copy for `rank=None`."""
@@ -123,7 +130,7 @@ class Base:
             warnings.simplefilter("ignore")  # peft tells which adapter it activates meanwhile, and of a name that changed in transformers
             torch.manual_seed(seed)
             if self._adapters is None:
-                self._adapters = get_peft_model(self.network, config, adapter_name=name)
+                self._adapters = _adapted(self.network, config, name)
             elif name in self._adapters.peft_config:
                 self._adapters.delete_adapter(name)
                 self._adapters.add_adapter(name, config)
@@ -175,6 +182,12 @@ class Base:
         """(..., D) -> (..., V)."""
         return self.network.get_output_embeddings()(hidden)
 
+    def drop_adapters(self) -> None:
+        """The network without any adapter, as it was before the first."""
+        if self._adapters is not None:
+            self._adapters.unload()
+            self._adapters = None
+
     def _plain_copy(self) -> PreTrainedModel:
         """A copy of the network without any adapter."""
         return copy.deepcopy(self._adapters).unload() if self._adapters else copy.deepcopy(self.network)
@@ -190,13 +203,14 @@ class Base:
         self.tokenizer.save_pretrained(folder)
 
     def save_adapter(self, adapter: str, folder: Path, extra: dict[str, Tensor] | None = None, **config) -> None:
-        """Write one adapter in PEFT's layout, at the top of `folder`."""
+        """Write one adapter in PEFT's layout, at the top of `folder`, with the tokenizer; its base is the `sft` beside it."""
         state = get_peft_model_state_dict(self._adapters, adapter_name=adapter) | (extra or {})
         settings = copy.deepcopy(self._adapters.peft_config[adapter])
-        for key, value in (config | {"inference_mode": True, "base_model_name_or_path": "../sft"}).items():
+        for key, value in (config | {"inference_mode": True, "base_model_name_or_path": str(folder.resolve().parent / "sft")}).items():
             setattr(settings, key, value)
         folder.mkdir(parents=True, exist_ok=True)
         settings.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
         save_file({key: value.contiguous().cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
 
     def load_adapter(self, adapter: str, folder: Path) -> dict[str, Tensor]:
@@ -212,9 +226,13 @@ class Base:
         """Refuse a network whose logits are not its output embedding of its last hidden state."""
         ids = torch.tensor([[self.tokenizer.eos_token_id, 0, 1]], device=self.device)
         attention = torch.ones_like(ids)
-        with torch.no_grad():
-            ours = self.logits(self.hidden(ids, attention))
-            theirs = self.network(input_ids=ids, attention_mask=attention).logits
+        try:
+            with torch.no_grad():
+                ours = self.logits(self.hidden(ids, attention))
+                theirs = self.network(input_ids=ids, attention_mask=attention).logits
+        except Exception as error:
+            reason = " ".join(repr(error).split())[:200]
+            raise UserError(f"{type(self.network).__name__} cannot be run as a causal LM ({reason}); choose another model") from error
         if not torch.isfinite(theirs).all():
             raise UserError(f"{type(self.network).__name__} gives logits that are not finite; its weights are damaged, fetch them again")
         if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
@@ -233,9 +251,22 @@ class Base:
                 _, cache = self.next_hidden(ids[:, :3], attention[:, :3])
                 step = self.logits(self.next_hidden(ids[:, 3:], attention, cache)[0])
         except Exception as error:
-            raise UserError(f"{type(self.network).__name__} cannot go on from a cache ({error!r}); choose another model") from error
+            raise UserError(f"{type(self.network).__name__} cannot continue from a cache ({error!r}); choose another model") from error
         if not torch.allclose(step, whole, rtol=1e-2, atol=1e-2):
             raise UserError(f"{type(self.network).__name__} says something else from its cache than in one pass; choose another model")
+
+
+def _adapted(network: PreTrainedModel, config: LoraConfig, name: str):
+    """The network within peft's model.
+
+    Raises:
+        UserError: peft cannot adapt it.
+    """
+    try:
+        return get_peft_model(network, config, adapter_name=name)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"peft cannot adapt {type(network).__name__} ({reason}); choose another model") from error
 
 
 class Scored(NamedTuple):
@@ -313,7 +344,7 @@ class Policy:
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         elements = GPU_SCORING_ELEMENTS if self.device.type == "cuda" else SCORING_ELEMENTS
-        rows = max(SCORING_ROWS, elements // (batch.ids.shape[1] * self.base.network.config.vocab_size))
+        rows = max(SCORING_ROWS, elements // (batch.ids.shape[1] * self.base.vocabulary))
         for first in range(0, len(batch), rows):
             yield batch.rows(slice(first, first + rows))
 

@@ -33,31 +33,34 @@ class Pipeline:
     @cached_property
     def reference(self) -> Base:
         """The SFT model: where both pipelines start, and what KL is measured to."""
-        if not self.run.finished("sft"):
+
+        def make() -> None:
             base = self.size.load()
             demonstrations = self.size.demonstrations(base, self.seed, self._progress("demos"))
             policy = base.policy("sft", self.size.rank, self.seed)
             self._train("sft", f"SFT on {len(demonstrations)} demonstrations", sft.train(policy, demonstrations, self.size.sft))
             self.run.write("sft", base.merge("sft").save)
+
+        self._once(["sft"], make)
         return load(self.run.folder / "sft")
 
     @cached_property
     def pairs(self) -> tuple[list[dict], list[dict]]:
         """Training and test pairs; they share no prompt."""
-        names = ("preferences.jsonl", "preferences_test.jsonl")
-        if not all(map(self.run.finished, names)):
+        names = ["preferences.jsonl", "preferences_test.jsonl"]
+
+        def make() -> None:
             for name, records in zip(names, self.size.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
                 self.run.write(name, lambda path, records=records: write_lines(path, records))
+
+        self._once(names, make)
         train, test = (read_preferences(self.run.folder / name) for name in names)
         return train[: self.size.pair_limit], test[: self.size.test_limit]
 
     @cached_property
     def reward_model(self) -> RewardModel:
         """Learned from the training pairs, starting from the SFT model."""
-        if not self.run.finished("reward"):
-            model, steps = self.begin("reward")
-            self._train("reward", f"reward model on {len(self.pairs[0])} pairs", steps)
-            self.run.write("reward", model.save)
+        self._once(["reward"], lambda: self._learn("reward", f"reward model on {len(self.pairs[0])} pairs"))
         return RewardModel.load(self.reference, self.run.folder / "reward")
 
     @cached_property
@@ -68,19 +71,13 @@ class Pipeline:
     @cached_property
     def ppo(self) -> Policy:
         """The SFT model trained on the reward model's scores."""
-        if not self.run.finished("ppo"):
-            policy, steps = self.begin("ppo")
-            self._train("ppo", f"PPO with beta {self.size.ppo.beta:g}", steps)
-            self.run.write("ppo", policy.save)
+        self._once(["ppo"], lambda: self._learn("ppo", f"PPO with beta {self.size.ppo.beta:g}"))
         return self._adapter("ppo")
 
     @cached_property
     def dpo(self) -> Policy:
         """The SFT model trained on the pairs themselves."""
-        if not self.run.finished("dpo"):
-            policy, steps = self.begin("dpo")
-            self._train("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(self.pairs[0])} pairs", steps)
-            self.run.write("dpo", policy.save)
+        self._once(["dpo"], lambda: self._learn("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(self.pairs[0])} pairs"))
         return self._adapter("dpo")
 
     def begin(
@@ -163,6 +160,19 @@ class Pipeline:
         }
 
     # ------------------------------------------------------------------------------------------ how a stage runs
+
+    def _once(self, names: list[str], make: Callable[[], None]) -> None:
+        """Make products that are not finished, with every other process kept out of the folder meanwhile."""
+        if not all(map(self.run.finished, names)):
+            with self.run.held():
+                if not all(map(self.run.finished, names)):  # the process that was at it may have finished them
+                    make()
+
+    def _learn(self, stage: str, title: str) -> None:
+        """Train a stage to its end and write what it learned."""
+        model, steps = self.begin(stage)
+        self._train(stage, title, steps)
+        self.run.write(stage, model.save)
 
     def _train(self, stage: str, title: str, steps: Iterator[dict]) -> None:
         """Run a stage to its end: log and show each step, then note seconds and memory."""

@@ -18,7 +18,7 @@ class Completions(NamedTuple):
     texts: list[str]
     batch: Batch
     logps: Tensor  # (B, T) recorded while sampling, nats; 0 outside completions
-    stopped: Tensor  # (B,) bool: ended with EOS, not at the length limit
+    stopped: Tensor  # (B,) bool: ended by itself (see `Base.ends`), not at the length limit
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,14 +54,13 @@ def sample(
         raise ValueError(f"temperature must be > 0, got {temperature}")
     base, adapter = (policy.reference, None) if reference else (policy.base, policy.adapter)
     tokenizer, device = policy.tokenizer, policy.device
-    cached: dict[str, list[int]] = {}
-    encoded = [cached.get(str(p)) or cached.setdefault(str(p), prompt_ids(tokenizer, p)) for p in prompts]
     room = max(base.max_length - max_new_tokens, 1)
-    encoded = [ids[-room:] for ids in encoded]
+    cached: dict[str, list[int]] = {}
+    encoded = [cached.get(str(p)) or cached.setdefault(str(p), prompt_ids(tokenizer, p, room)) for p in prompts]
     with base.using(adapter):
         tokens, logps = _generate(base, encoded, max_new_tokens, temperature, generator)
 
-    ended = (tokens == tokenizer.eos_token_id).cumsum(-1)  # (B, N) 0 before EOS, 1 from the first on
+    ended = torch.isin(tokens, torch.tensor(base.ends, device=device)).cumsum(-1)  # (B, N) 0 before the end, 1 from there on
     stopped = ended[:, -1] > 0
     lengths = ((ended == 0).sum(-1) + stopped.long()).tolist()
     rows = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
@@ -81,7 +80,7 @@ def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 
 def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: float, generator) -> tuple[Tensor, Tensor]:
     """Tokens and their log-probabilities, (B, N) each; after EOS a row is filled with EOS and means nothing."""
-    eos, device = base.tokenizer.eos_token_id, base.device
+    eos, device, ends = base.tokenizer.eos_token_id, base.device, torch.tensor(base.ends, device=base.device)
     count, width = len(encoded), max(map(len, encoded))
     ids = torch.tensor([[eos] * (width - len(row)) + row for row in encoded], device=device)  # padding on the left
     attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=device)
@@ -97,7 +96,7 @@ def _generate(base, encoded: list[list[int]], max_new_tokens: int, temperature: 
         chosen = torch.where(running[:, None], chosen, eos)
         tokens[alive, step] = chosen.squeeze(-1)
         logps[alive, step] = logp.gather(-1, chosen).squeeze(-1)
-        running = chosen.squeeze(-1) != eos
+        running = ~torch.isin(chosen.squeeze(-1), ends)
         going = running.nonzero().squeeze(-1)
         if len(going) == 0:
             break

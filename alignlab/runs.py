@@ -1,31 +1,69 @@
 """A run on disk: its config, its metrics, and the products of the stages that are finished.
 
 A product is written beside its place and renamed into it, with the sha256 of each file in `checkpoints/manifest.json`; so a
-run that was stopped goes on at the first stage that is not finished, and its metrics read as if it had never stopped.
+run that was stopped continues at the first stage that is not finished, and its metrics read as if it had never stopped.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from alignlab.errors import UserError
+
+LOCK, HOLDER = ".lock", ".holder"  # who writes here: the lock itself, and the process that has it
+
+
+def check_folder(folder: str | Path) -> None:
+    """Whether a run can be started or continued there.
+
+    Raises:
+        UserError: it is a file, or holds something else.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; give a folder with --out")
+        if folder.is_dir() and not (folder / "config.json").is_file() and any(map(_counts, folder.iterdir())):
+            raise UserError(f"{folder}: is not empty and holds no run; choose another --out")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used ({error.strerror}); choose another --out") from None
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file means that a folder is in use: not the lock, nor a draft that a killed process left."""
+    return path.name not in (LOCK, HOLDER) and path.suffix != ".part"
+
+
+def disk_error(folder: Path, error: Exception) -> UserError | None:
+    """The one line for a disk that is full or may not be written, or None where the error is another."""
+    if isinstance(error, UserError):
+        return None
+    code, text = getattr(error, "errno", None), str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return UserError(f"{folder}: the disk is full; free some space, then the same command continues")
+    if code in (errno.EROFS, errno.EACCES, errno.EPERM) or "Read-only file system" in text or "Permission denied" in text:
+        return UserError(f"{folder}: cannot be written ({os.strerror(code) if code else text}); choose another --out")
+    return None
 
 
 class Run:
     """One run in one folder."""
 
     def __init__(self, folder: str | Path, config: dict):
-        """Start a run, or go on with the one in that folder where its config is the same.
+        """Start a run, or continue the one in that folder where its config is the same.
 
         Raises:
             UserError: the folder holds something else.
         """
         self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{self.folder}: is a file; give a folder with --out")
+        check_folder(folder)
         config = json.loads(json.dumps(config))
         self.new, self.was_there = False, self.folder.exists()
         if self._path("config.json").is_file():
@@ -36,8 +74,6 @@ class Run:
                     f"{self.folder}: holds a run with {key} = {json.dumps(there.get(key))}, not {json.dumps(config.get(key))}; "
                     "choose another --out, or remove it"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
         else:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +82,38 @@ class Run:
             self.write_json("config.json", config)
             self.new = True
         self.config = config
+        self._lock = FileLock(self._path(LOCK))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from writing here meanwhile; may be nested.
+
+        Raises:
+            UserError: another process is at it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = self._path(HOLDER)
+            name = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            raise UserError(f"{self.folder}: {name} is working in this folder; wait until it has ended, or choose another --out") from None
+        except OSError as error:
+            raise disk_error(self.folder, error) or error from None
+        try:
+            if self._lock.lock_counter == 1 and self.folder.is_dir():
+                self._path(HOLDER).write_text(f"process {os.getpid()}", encoding="utf-8")
+            yield
+        finally:
+            if self._lock.lock_counter == 1:
+                self._path(HOLDER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def kept(self) -> str:
+        """What a stopped run has finished, and how it continues, in one line."""
+        done = [name for name in self.manifest if "." not in name]
+        if not done:
+            return f"stopped before a stage was finished; the same command starts {self.folder} again"
+        return f"stopped; {', '.join(done)} are kept in {self.folder}; the same command continues after them"
 
     @property
     def manifest(self) -> dict[str, dict[str, str]]:
@@ -73,6 +141,12 @@ class Run:
         final, draft = self._path(name), self._path(f".{name}.part")
         for old in (draft, final):
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        try:
+            return self._write(name, final, draft, save)
+        except Exception as error:
+            raise disk_error(self.folder, error) or error from None
+
+    def _write(self, name: str, final: Path, draft: Path, save: Callable[[Path], None]) -> Path:
         save(draft)
         files = [draft] if draft.is_file() else sorted(path for path in draft.rglob("*") if path.is_file())
         for file in files:
@@ -87,9 +161,12 @@ class Run:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-        _sync(draft)
-        draft.replace(path)
+        try:
+            draft.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+            _sync(draft)
+            draft.replace(path)
+        except OSError as error:
+            raise disk_error(self.folder, error) or error from None
 
     def abandon(self) -> None:
         """Take back a run that was started here and finished nothing, so that a mistake leaves no half-written folder behind."""
@@ -102,8 +179,12 @@ class Run:
 
     def log(self, metrics: dict, file: str = "metrics.jsonl") -> None:
         """Add one object."""
-        with self._path(file).open("a", encoding="utf-8") as lines:
-            lines.write(_line(metrics))
+        line = _line(metrics)
+        try:
+            with self._path(file).open("a", encoding="utf-8") as lines:
+                lines.write(line)
+        except OSError as error:
+            raise disk_error(self.folder, error) or error from None
 
     def metrics(self, file: str = "metrics.jsonl") -> Iterator[dict]:
         """All objects, in the order in which they were added."""

@@ -1,17 +1,32 @@
 """What `tiny`, `smol` and `hub` are: a model, data, a judge, and the settings of each stage. The code that runs them is the same."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from alignlab import dpo, ppo, reward, sft, world
-from alignlab.data import Text, data_folder, fingerprint, read_demonstrations, read_preferences, read_prompts, split_by_prompt
+from alignlab.data import (
+    Text,
+    data_folder,
+    examine,
+    fingerprint,
+    prompt_text,
+    read_demonstrations,
+    read_preferences,
+    read_prompts,
+    split_by_prompt,
+)
 from alignlab.errors import UserError
+from alignlab.loading import read_config, read_tokenizer
 from alignlab.models import Base, best_device, load
 from alignlab.pairs import sample_pairs
 from alignlab.ppo import Score
+from alignlab.records import demonstrations as read_shown
+from alignlab.records import preferences
 from alignlab.rollout import Completions
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -30,7 +45,7 @@ class Size:
     centring: completions by which scores are centred; probe: completions by which DPO is watched while it trains.
     pair_limit, test_limit: train and judge the reward model on the first so many pairs.
     rows: answers sampled at once while judging.
-    data: fingerprint of what it was all made from.
+    data: fingerprint of what it was all made from; weights: of a model folder of the user's own.
     """
 
     name: str
@@ -56,6 +71,7 @@ class Size:
     test_limit: int | None = None
     rows: int = 1024
     data: str = ""
+    weights: str = ""
 
     def set_seed(self, seed: int) -> None:
         """One seed for every stage."""
@@ -69,7 +85,8 @@ class Size:
             key: getattr(self, key)
             for key in ("name", "model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit", "test_limit", "data")
         }
-        return {"size": plain.pop("name"), **plain, **stages}
+        own = {"weights": self.weights} if self.weights else {}
+        return {"size": plain.pop("name"), **plain, **own, **stages}
 
 
 # ---------------------------------------------------------------------------------------------- tiny
@@ -146,6 +163,7 @@ def smol(fast: bool = False, model: str | None = None) -> Size:
                        micro_batch_size=2 * micro, epochs=2, missing_eos_score=-1.0, **rules),
         rank=8, samples=64, answers=16, centring=64, probe=16, rows=2 * rows,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
+        weights=fingerprint(model) if model and Path(model).is_dir() else "",
     )  # fmt: skip
     if fast:  # few steps, so longer ones, and a nat costs less
         size.samples, size.answers, size.probe, size.reward.epochs = 16, 4, 4, 2
@@ -166,40 +184,105 @@ def _certainty(pairs: Sequence[dict]) -> Tensor | None:
 # ---------------------------------------------------------------------------------------------- hub
 
 
-def hub(model: str, data: str, demonstrations: str | None = None, fast: bool = False) -> Size:
+@dataclass(kw_only=True)
+class Source:
+    """How a user's data is to be read.
+
+    split, config: of a hub set.
+    columns: our name -> the source's.
+    limit: rows read at most.
+    strict: refuse rows with nothing to teach instead of leaving them out.
+    max_new_tokens: the longest answer that is sampled; by default as long as 95 of 100 chosen answers, at most LONGEST_ANSWER.
+    """
+
+    split: str | None = None
+    config: str | None = None
+    columns: dict[str, str] | None = None
+    limit: int | None = None
+    strict: bool = False
+    max_new_tokens: int | None = None
+
+
+HUB_LENGTH = 512  # tokens of prompt and completion
+LONGEST_ANSWER = 256  # tokens sampled by default at most: sampling is what takes the time
+
+
+def hub(
+    model: str, data: str, demonstrations: str | None = None, fast: bool = False, source: Source | None = None,
+    say: Callable[[str], None] = print,
+) -> Size:  # fmt: skip
     """Any causal LM on any preference set. Nothing knows the truth here, so the reward model judges, and the report says so.
 
-    A fifth of the prompts is held out for judging; demonstrations of those are left out.
+    A fifth of the prompts is held out for judging; demonstrations of those are left out. Prompts are the same where the model
+    reads the same text. Everything that the tokenizer and the config can tell about the data is told here, before any training.
     """
-    records = read_preferences(data)
-    train, test = split_by_prompt(records, 0.2, seed=0)
-    held_out = {str(record["prompt"]) for record in test}
+    source = source or Source()
+    options = {"split": source.split, "config": source.config, "limit": source.limit}
+    reading = preferences(data, columns=source.columns, **options)
+    tokenizer, room = read_tokenizer(model), _room(model)
+
+    def text(prompt: Text) -> str:
+        return prompt_text(tokenizer, prompt)
+
+    lengths, facts = examine(tokenizer, reading, ["chosen", "rejected"], room)
+    reading.check(source.strict, say)
+    for fact in facts:
+        say(f"{data}: {fact}")
+    train, test = split_by_prompt(reading.records, 0.2, seed=0, key=text)
+    held_out = {text(record["prompt"]) for record in test}
     shown = [{"prompt": record["prompt"], "completion": record["chosen"]} for record in train]
     if demonstrations:
-        shown = [record for record in read_demonstrations(demonstrations) if str(record["prompt"]) not in held_out]
+        given = read_shown(demonstrations)
+        examine(tokenizer, given, ["completion"], room)
+        given.check(source.strict, say)
+        shown = [record for record in given.records if text(record["prompt"]) not in held_out]
         if not shown:
             raise UserError(f"{demonstrations}: only prompts that are held out for the judge; add demonstrations of other prompts")
+        if len(shown) < len(given.records):
+            count = len(given.records)
+            say(f"{demonstrations}: {count - len(shown)} of {count} rows left out: their prompts are held out for the judge")
     shown = shown[: 256 if fast else None]
-    prompts = list({str(record["prompt"]): record["prompt"] for record in train}.values())
-    judge_prompts = list({str(record["prompt"]): record["prompt"] for record in test}.values())
-    stage = {"batch_size": 16, "micro_batch_size": 4, "max_length": 512}
+    prompts = list({text(record["prompt"]): record["prompt"] for record in train}.values())
+    judge_prompts = list({text(record["prompt"]): record["prompt"] for record in test}.values())
+    limit = source.max_new_tokens or _sampling_limit(lengths, room)
+    if longer := sum(length > limit for length in lengths):
+        say(f"{data}: {longer} of {len(lengths)} chosen answers are longer than the {limit} tokens sampled (--max-new-tokens)")
+    stage = {"batch_size": 16, "micro_batch_size": 4, "max_length": HUB_LENGTH}
+    folder = Path(model)
     return Size(
         name="hub", model=str(model), judge="reward_model", gold=None, load=lambda: load(model),
-        demonstrations=lambda base, seed, watch: shown, pairs=lambda reference, seed, watch: (train, test), certainty=_certainty,
-        prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
+        demonstrations=lambda base, seed, watch: shown, pairs=lambda reference, seed, watch: (train, test),
+        certainty=lambda pairs: None, prompts=prompts, judge_prompts=judge_prompts[: 8 if fast else 32],
         sft=sft.Config(learning_rate=3e-4, epochs=1, **stage), reward=reward.Config(learning_rate=2e-4, epochs=1, **stage),
         dpo=dpo.Config(beta=0.1, learning_rate=2e-4, epochs=1, **stage),
         ppo=ppo.Config(beta=0.05, learning_rate=2e-4, value_learning_rate=1e-3, iterations=4 if fast else 40, batch_size=16 if fast else 64,
-                       minibatch_size=16, micro_batch_size=8, max_new_tokens=64),
+                       minibatch_size=16, micro_batch_size=8, max_new_tokens=limit),
         rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64,
         pair_limit=256 if fast else None, test_limit=128 if fast else None,
         data=fingerprint(data, *([demonstrations] if demonstrations else [])),
+        weights=fingerprint(folder) if folder.is_dir() else "",
     )  # fmt: skip
 
 
+def _room(model: str) -> int:
+    """Tokens that prompt and answer may have together, by the model's config."""
+    folder = Path(model)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return HUB_LENGTH
+    longest = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    return min(longest or HUB_LENGTH, HUB_LENGTH)
+
+
+def _sampling_limit(lengths: Sequence[int], room: int) -> int:
+    """Tokens that 95 of 100 answers need, in steps of 8, with room left for a prompt."""
+    enough = sorted(lengths)[int(0.95 * (len(lengths) - 1))]
+    return max(16, min(8 * math.ceil(enough / 8), LONGEST_ANSWER, room // 2))
+
+
 def choose(
-    size: str = "tiny", model: str | None = None, data: str | None = None, demonstrations: str | None = None, fast: bool = False
-) -> Size:
+    size: str = "tiny", model: str | None = None, data: str | None = None, demonstrations: str | None = None, fast: bool = False,
+    source: Source | None = None, say: Callable[[str], None] = print,
+) -> Size:  # fmt: skip
     """The size that the options ask for.
 
     Raises:
@@ -210,11 +293,17 @@ def choose(
     if size == "hub" or data is not None:
         if model is None or data is None:
             raise UserError(f"your own {'data' if data else 'model'} needs --{'model' if data else 'data'} too: --model DIR --data FILE")
-        return hub(model, data, demonstrations, fast)
+        return hub(model, data, demonstrations, fast, source, say)
     if demonstrations is not None:
         raise UserError("--demonstrations goes with --model and --data; the sizes tiny and smol bring their own")
+    if source is not None and source != Source(max_new_tokens=source.max_new_tokens):
+        raise UserError("--strict, --limit, --split, --config and --columns go with --model and --data")
     if size == "smol":
-        return smol(fast, model)
-    if model is not None:
+        chosen = smol(fast, model)
+    elif model is not None:
         raise UserError("size tiny brings its own model; give --data too for your own, or choose --size smol")
-    return tiny(fast)
+    else:
+        chosen = tiny(fast)
+    if source is not None and source.max_new_tokens:
+        chosen.ppo.max_new_tokens = source.max_new_tokens
+    return chosen
