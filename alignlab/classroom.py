@@ -98,6 +98,13 @@ def with_solutions(stub: str, name: str) -> str:
     return stub.replace("    raise NotImplementedError", "\n".join(f"    {line}" for line in lines))
 
 
+NBGRADER_CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "alignlab"
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
+c.Execute.timeout = 1800  # seconds for one cell: some of them train
+"""
+
+
 def assignments(course: Path) -> Path:
     """Write an nbgrader course: `source/` with solutions, `release/` for students. Returns the release's folder.
 
@@ -114,9 +121,7 @@ def assignments(course: Path) -> Path:
         target = course / "source" / "alignlab" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
-    (course / "nbgrader_config.py").write_text(
-        'c = get_config()\nc.CourseDirectory.course_id = "alignlab"\nc.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}\n'
-    )
+    (course / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
     nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
     return course / "release" / "alignlab"
 

@@ -99,21 +99,21 @@ def prompt_text(tokenizer, prompt: Text) -> str:
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(template)
         raise UserError(f"the tokenizer has chat templates named {names}, but none named default; name one of them default")
-    messages, fault = _turns(prompt), None
+    messages, faults = _turns(prompt), []
     parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
     for form in (messages, parts):
         try:
             text = _apply_template(tokenizer, form)
         except Exception as error:  # a template is a program: it may raise, divide by zero or recurse
-            fault = fault or error
+            faults.append(error)
             continue
         if all(_stands_in(message, text) for message in messages):
             return text
-    if fault is None:
+    if len(faults) < 2:
         raise UserError("the model's chat template loses the text of a prompt; correct the template, or choose another model")
-    roles, reason = ", ".join(message["role"] for message in messages), " ".join(str(fault).split())[:200]
+    roles, reason = ", ".join(message["role"] for message in messages), " ".join(str(faults[0]).split())[:200]
     raise UserError(
-        f"the model's chat template refuses a prompt with the roles {roles}: {reason or type(fault).__name__}; change the prompts"
+        f"the model's chat template refuses a prompt with the roles {roles}: {reason or type(faults[0]).__name__}; change the prompts"
     ) from None
 
 

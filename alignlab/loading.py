@@ -173,8 +173,9 @@ def _network(source: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
     with _quiet():
         try:
             network, info = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-            )
+                source, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are named below
+            )  # fmt: skip
         except Exception as error:  # whatever a broken file makes of itself in there
             raise UserError(f"{source}: no model there that transformers can load ({_reason(error)})") from error
     if info["missing_keys"]:

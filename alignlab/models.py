@@ -77,7 +77,7 @@ class Base:
         _separate_pad(network, tokenizer)
         self.ends = end_ids(network, tokenizer)  # an answer has ended at any of these; saved, so that `generate` stops there too
         network.generation_config.eos_token_id = self.ends if len(self.ends) > 1 else self.ends[0]
-        network.generation_config.pad_token_id = tokenizer.pad_token_id
+        network.generation_config.pad_token_id, network.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
         self.network, self.tokenizer = network, tokenizer
         self._adapters = None  # the PeftModel around the network, once there is an adapter

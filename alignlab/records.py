@@ -223,8 +223,11 @@ def _is_unicode(row: dict) -> bool:
 def _column(row: dict, name: str):
     if name in row:
         return row[name]
-    known = next((f": this is the layout of {title}; {cure}" for names, title, cure in LAYOUTS if names <= set(row)), "")
-    raise Malformed(f"field {name!r} is missing; it has {sorted(map(str, row))}{known}")
+    raise Malformed(f"field {name!r} is missing; it has {sorted(map(str, row))}{_known_layout(row)}")
+
+
+def _known_layout(row: dict) -> str:
+    return next((f": this is the layout of {title}; {cure}" for names, title, cure in LAYOUTS if names <= set(row)), "")
 
 
 def _preference(row: dict) -> dict:
@@ -233,6 +236,8 @@ def _preference(row: dict) -> dict:
         prompt, chosen, rejected = _beside_prompt(_prompt(row["prompt"]), chosen, rejected)
     elif "prompt" in row and isinstance(chosen, str) and ASSISTANT not in chosen:
         raise Unteachable(EMPTY_PROMPT)
+    elif _known_layout(row):
+        _column(row, "prompt")
     else:
         prompt, chosen, rejected = _part(chosen, rejected)
     chosen, rejected = _completion(chosen, "chosen", prompt), _completion(rejected, "rejected", prompt)
@@ -434,7 +439,7 @@ def _beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Te
     asked = whole if isinstance(whole, list) else transcript_messages(whole)
     if not any(message["role"] == "user" and message["content"].strip() == prompt.strip() for message in asked):
         raise Malformed("the prompt is not what chosen and rejected have in common; drop the prompt, or correct it")
-    return (prompt if len(asked) == 1 else whole), first, second
+    return (prompt if isinstance(whole, list) and len(whole) == 1 else whole), first, second
 
 
 def _write(talk: Iterable[dict]) -> str | None:

@@ -41,6 +41,15 @@ def _counts(path: Path) -> bool:
     return path.name not in (LOCK, HOLDER) and path.suffix != ".part"
 
 
+def _first_difference(one: dict, other: dict, within: str = "") -> tuple[str, object, object]:
+    """The name of the first setting that differs, such as "ppo.beta", and its two values."""
+    key = min(key for key in {*one, *other} if one.get(key) != other.get(key))
+    old, new = one.get(key), other.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _first_difference(old, new, f"{within}{key}.")
+    return f"{within}{key}", old, new
+
+
 def disk_error(folder: Path, error: Exception) -> UserError | None:
     """The one line for a disk that is full or may not be written, or None where the error is another."""
     if isinstance(error, UserError):
@@ -68,11 +77,12 @@ class Run:
         self.new, self.was_there = False, self.folder.exists()
         if self._path("config.json").is_file():
             there = read_json(self._path("config.json"))
-            if differing := sorted(key for key in {*there, *config} if there.get(key) != config.get(key)):
-                key = differing[0]
+            if not isinstance(there, dict):
+                raise UserError(f"{self._path('config.json')}: holds no settings; choose another --out, or remove {self.folder}")
+            if there != config:
+                name, old, new = _first_difference(there, config)
                 raise UserError(
-                    f"{self.folder}: holds a run with {key} = {json.dumps(there.get(key))}, not {json.dumps(config.get(key))}; "
-                    "choose another --out, or remove it"
+                    f"{self.folder}: holds a run with {name} = {json.dumps(old)}, not {json.dumps(new)}; choose another --out, or remove it"
                 )
         else:
             try:

@@ -219,7 +219,7 @@ def hub(
     source = source or Source()
     options = {"split": source.split, "config": source.config, "limit": source.limit}
     reading = preferences(data, columns=source.columns, **options)
-    tokenizer, room = read_tokenizer(model), _room(model)
+    room, tokenizer = _room(model), read_tokenizer(model)
 
     def text(prompt: Text) -> str:
         return prompt_text(tokenizer, prompt)

@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when their packages are imported
+
 import pytest
 import torch
 
 torch.set_num_threads(2)
 
 
-def alignlab(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    """The command line, as a user calls it, without a network."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-m", "alignlab.cli", *words], cwd=cwd, capture_output=True, text=True, env=environment)
+def alignlab(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    """The command line, as a user calls it, without a network; `variables` are added to its environment."""
+    environment = os.environ | variables
+    command = [sys.executable, "-m", "alignlab.cli", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace", env=environment)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,23 @@
 """The command line from outside: a whole run, its files, and every mistake that a user can make."""
 
+import errno
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from architectures import build
+from architectures import PAIRS, build
 from conftest import alignlab
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from alignlab import cli
+from alignlab.errors import UserError
 from alignlab.runs import Run, read_lines
 
 PAIR = {"prompt": "Say something.", "chosen": "Something kind.", "rejected": "Something rude."}
@@ -53,8 +62,6 @@ def test_the_reward_models_gap_between_training_and_held_out_pairs_is_recorded_o
 @pytest.mark.slow
 def test_the_same_command_goes_on_where_the_run_was_stopped(fast_run, tmp_path):
     """Forget the last stage and half of its metrics, as a kill would leave it; the metrics must come out the same."""
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(fast_run, copy)
     before = (copy / "metrics.jsonl").read_text()
@@ -130,11 +137,19 @@ MISTAKES = {
         ["run", "--model", "m", "--data", "fieldless.jsonl"],
         "fieldless.jsonl, line 1: field 'rejected' is missing",
     ),
-    "empty completion": (["run", "--model", "m", "--data", "empty.jsonl"], "empty.jsonl, line 1: chosen is empty"),
-    "equal pair": (["run", "--model", "m", "--data", "equal.jsonl"], "equal.jsonl, line 1: chosen equals rejected"),
-    "one prompt only": (["run", "--model", "m", "--data", "single.jsonl"], "at least two different prompts"),
+    "empty completion": (["run", "--model", "gpt2", "--data", "empty.jsonl"], "1 of 1 rows left out: 1 with an empty answer (line 1)"),
+    "equal pair": (["run", "--model", "gpt2", "--data", "equal.jsonl"], "1 with chosen equal to rejected (line 1); that is more than half"),
+    "one bad row, strictly": (["run", "--model", "gpt2", "--data", "one_bad.jsonl", "--strict"], "one_bad.jsonl: 1 of 3 rows left out"),
+    "one prompt only": (["run", "--model", "gpt2", "--data", "single.jsonl"], "at least two different prompts"),
+    "one prompt in two writings": (["run", "--model", "qwen3", "--data", "writings.jsonl"], "at least two different prompts"),
+    "options of data for tiny": (["run", "--limit", "5"], "--limit, --split, --config and --columns go with --model and --data"),
+    "columns without a name": (["run", "--model", "m", "--data", "pairs.jsonl", "--columns", "prompt"], "--columns must be OURS=THEIRS"),
+    "neither file nor hub name": (["run", "--model", "m", "--data", "pairs"], "pairs: no such file"),
+    "pickled weights": (["run", "--model", "pickled", "--data", "pairs.jsonl", "--out", "new"], "weights in a pickle file"),
+    "own code": (["run", "--model", "own", "--data", "pairs.jsonl", "--out", "new"], "code of its own"),
+    "no tokenizer": (["run", "--model", "silent", "--data", "pairs.jsonl", "--out", "new"], "silent: the tokenizer is missing"),
     "no such model": (["run", "--model", "nowhere", "--data", "pairs.jsonl", "--out", "new"], "nowhere: no model there"),
-    "every pair too long": (["run", "--model", "gpt2", "--data", "long.jsonl", "--out", "new"], "no record fits into max_length = 64"),
+    "every pair too long": (["run", "--model", "gpt2", "--data", "long.jsonl", "--out", "new"], "leaves no room for its prompt within 64"),
     "messages, no template": (["run", "--model", "gpt2", "--data", "messages.jsonl", "--out", "new"], "no chat template; use plain"),
     "damaged weights": (["run", "--model", "damaged", "--data", "pairs.jsonl", "--out", "new"], "logits that are not finite"),
     "out is a file": (["run", "--out", "pairs.jsonl"], "pairs.jsonl: is a file"),
@@ -159,7 +174,13 @@ def place(tmp_path_factory):
         "fieldless": [{"prompt": "p", "chosen": "c"}],
         "empty": [PAIR | {"chosen": "  "}],
         "equal": [PAIR | {"rejected": PAIR["chosen"]}],
+        "one_bad": [PAIR, PAIR | {"chosen": ""}, other],
         "single": [PAIR, PAIR],
+        "writings": [
+            PAIR,
+            PAIR | {"prompt": [{"role": "user", "content": PAIR["prompt"]}]},
+            PAIR | {"prompt": f"\n\nHuman: {PAIR['prompt']}\n\nAssistant:"},
+        ],
         "half": [PAIR | {"prompt": "a smile \ud83d"}],
         "long": [{**row, "chosen": "on and " * 100 + "on"} for row in (PAIR, other)],
         "messages": [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in (PAIR, other)],
@@ -169,6 +190,15 @@ def place(tmp_path_factory):
         (folder / f"{name}.jsonl").write_text(text)
     base = build("gpt2")
     base.save(folder / "gpt2")
+    build("qwen3").save(folder / "qwen3")
+    for name in ("pickled", "own", "silent"):
+        base.save(folder / name)
+    (folder / "pickled/model.safetensors").rename(folder / "pickled/pytorch_model.bin")
+    config = json.loads((folder / "own/config.json").read_text())
+    (folder / "own/config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
+    (folder / "own/own.py").write_text("open('ran', 'w')")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "silent" / file).unlink()
     next(base.network.parameters()).data.fill_(float("nan"))
     base.save(folder / "damaged")
     for name, size, kind in (("one", "tiny", "gold"), ("two", "smol", "vader")):
@@ -179,28 +209,151 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_with_exit_code_2_and_leaves_nothing_behind(mistake, place):
+def test_a_mistake_is_one_line_with_exit_code_2_and_leaves_nothing_behind(mistake, place, monkeypatch, capfd):
     words, expected = MISTAKES[mistake]
     before = sorted(path.relative_to(place) for path in place.rglob("*"))
-    done = alignlab(*words, cwd=place)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["alignlab", *words])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and expected in said and len(said.strip().splitlines()) == 1, said
     assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
 
 
 def test_another_config_in_the_same_folder_is_refused_by_name(tmp_path):
-    from alignlab.errors import UserError
-
     Run(tmp_path / "run", {"beta": 1.0})
     with pytest.raises(UserError, match="holds a run with beta = 1.0, not 2.0"):
         Run(tmp_path / "run", {"beta": 2.0})
 
 
-def test_a_damaged_product_is_noticed(tmp_path):
-    from alignlab.errors import UserError
+def test_the_first_setting_that_differs_is_named_alone(tmp_path):
+    Run(tmp_path / "run", {"ppo": {"beta": 1.0, "lam": 1.0}})
+    with pytest.raises(UserError, match=r"holds a run with ppo.beta = 1.0, not 2.0; choose"):
+        Run(tmp_path / "run", {"ppo": {"beta": 2.0, "lam": 1.0}})
 
+
+# ---------------------------------------------------------------------------------------------- the folder of a run
+
+
+@pytest.fixture(scope="module")
+def knows(tmp_path_factory):
+    """A tiny model's folder, and pairs with fields of the user's own."""
+    folder = tmp_path_factory.mktemp("knows")
+    build("qwen3", seed=3).save(folder / "model")
+    rows = [{**pair, "prompt": f"{pair['prompt']} {i}", "certainty": 3, "stars": "***"} for i in range(6) for pair in PAIRS]
+    write(folder / "pairs.jsonl", rows)
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.slow
+def test_own_fields_reach_nothing_and_any_output_encoding_will_do(knows, tmp_path):
+    shutil.copytree(knows, tmp_path, dirs_exist_ok=True)
+    rows = [json.loads(line) | {"prompt": f"Назови реку {i}"} for i, line in enumerate((tmp_path / "pairs.jsonl").read_text().splitlines())]
+    write(tmp_path / "pairs.jsonl", rows)
+    done = alignlab("run", "--fast", "--model", "model", "--data", "pairs.jsonl", "--out", "run", cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "report: run" in done.stdout
+    comparison = json.loads((tmp_path / "run/comparison.json").read_text())
+    assert comparison["reward_model"]["bayes_accuracy"] is None and comparison["reward_model"]["skill"] is None
+
+
+@pytest.mark.slow
+def test_rows_left_out_and_limits_are_told_before_training_and_changed_weights_or_data_are_refused(knows, tmp_path):
+    shutil.copytree(knows, tmp_path, dirs_exist_ok=True)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    write(tmp_path / "pairs.jsonl", [*rows, rows[0] | {"chosen": ""}])
+    done = alignlab("sft", "--fast", "--model", "model", "--data", "pairs.jsonl", "--out", "run", "--max-new-tokens", "3", cwd=tmp_path)
+    said = done.stdout
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert said.index("1 of 49 rows left out: 1 with an empty answer (line 49)") < said.index("SFT on")
+    assert said.index("chosen answers are longer than the 3 tokens sampled (--max-new-tokens)") < said.index("SFT on")
+    again = ["dpo", "--fast", "--model", "model", "--data", "pairs.jsonl", "--out", "run", "--max-new-tokens", "3"]
+    build("qwen3", seed=4).save(tmp_path / "model")
+    refused = alignlab(*again, cwd=tmp_path)
+    assert refused.returncode == 2 and "run: holds a run with weights = " in refused.stderr
+    shutil.copytree(knows / "model", tmp_path / "model", dirs_exist_ok=True)
+    write(tmp_path / "pairs.jsonl", rows)
+    refused = alignlab(*again, cwd=tmp_path)
+    assert refused.returncode == 2 and "run: holds a run with data = " in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_command_says_what_was_kept_and_a_second_process_is_refused_meanwhile(fast_run, tmp_path, number, code):
+    """The run holds SFT and the reward model; PPO is under way."""
+    shutil.copytree(fast_run, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/checkpoints/manifest.json").read_text())
+    for product in ("ppo", "dpo"):
+        del manifest[product]
+        shutil.rmtree(tmp_path / "run" / product)
+    (tmp_path / "run/checkpoints/manifest.json").write_text(json.dumps(manifest))
+    words = [sys.executable, "-m", "alignlab.cli", "ppo", "--fast", "--out", "run"]
+    first = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while first.poll() is None and not any(record["stage"] == "ppo" and record["step"] == 0 for record in reached(metrics)):
+        time.sleep(0.1)
+    second = alignlab("ppo", "--fast", "--out", "run", cwd=tmp_path)
+    first.send_signal(number)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == code
+    assert "stopped; sft, reward are kept in run; the same command continues after them" in said and "Traceback" not in said
+    assert second.returncode == 2 and f"run: process {first.pid} is working in this folder" in second.stderr
+    steps = [(record["stage"], record["step"]) for record in read_lines(metrics)]
+    assert len(steps) == len(set(steps))
+
+
+def reached(metrics):
+    """The records of a run whose PPO metrics were dropped when it began again."""
+    records = list(read_lines(metrics))
+    return records if not any(record["stage"] == "dpo" for record in records) and len(records) < 200 else records[-1:]
+
+
+def test_only_one_process_writes_and_the_lock_of_a_killed_one_is_gone(tmp_path):
+    run = Run(tmp_path / "run", {})
+    hold = "from alignlab.runs import Run\nwith Run('run', {}).held():\n    print('holds', flush=True)\n    input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "holds\n"
+    with pytest.raises(UserError, match=f"process {other.pid} is working in this folder; wait until it has ended"), run.held():
+        pass
+    other.kill()
+    other.wait()
+    with run.held(), run.held():
+        assert (tmp_path / "run/.holder").read_text() == f"process {os.getpid()}"
+
+
+def test_drafts_that_a_killed_process_left_do_not_block_the_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.part").write_text('{"half')
+    assert Run(tmp_path / "run", {"beta": 1.0}).new
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "run: the disk is full; free some space, then the same command continues"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written .*choose another --out"),
+    ],
+)
+def test_a_full_or_read_only_disk_is_one_line_with_the_folder_and_the_cure(tmp_path, error, said):
+    run = Run(tmp_path / "run", {})
+
+    def fails(path):
+        raise error
+
+    with pytest.raises(UserError, match=said):
+        run.write("sft", fails)
+    assert not run.finished("sft")
+
+
+def test_a_damaged_product_is_noticed(tmp_path):
     run = Run(tmp_path / "run", {})
     run.write("notes.txt", lambda path: path.write_text("whole"))
     assert run.finished("notes.txt") and not run.finished("other")

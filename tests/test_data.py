@@ -92,17 +92,12 @@ GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
         ('"the film"', ["object", "{...}"]),
         ({"prompt": "the film", "chosen": "was good"}, ["'rejected'", "missing", "'chosen', 'prompt'"]),
         ({"chosen": "was good", "rejected": "was long"}, ["no `prompt`", "add a `prompt`"]),
-        (GOOD | {"chosen": " \n"}, ["chosen", "empty", "drop the line"]),
-        (GOOD | {"rejected": ""}, ["rejected", "empty", "drop the line"]),
-        (GOOD | {"prompt": " "}, ["prompt", "empty", "drop the line"]),
-        (GOOD | {"rejected": "was good"}, ["equals", "drop the pair"]),
         (GOOD | {"chosen": 3}, ["chosen", "must be a string or one assistant message"]),
         (GOOD | {"prompt": [{"role": "user"}]}, ["prompt", "{role, content}"]),
         (GOOD | {"chosen": [{"role": "user", "content": "was good"}]}, ["chosen", "one assistant message"]),
     ],
-    ids=["half a line", "a list", "a string", "no rejected", "no prompt", "blank chosen", "no rejected text", "blank prompt",
-         "equal", "a number", "half a message", "user's answer"],
-)  # fmt: skip
+    ids=["half a line", "a list", "a string", "no rejected", "no prompt", "a number", "half a message", "user's answer"],
+)
 def test_a_bad_line_is_named_with_file_number_and_cure(tmp_path, bad, said):
     path = write(tmp_path, GOOD, "", bad, GOOD)
     with pytest.raises(UserError) as error:
@@ -131,10 +126,9 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
         data.read_preferences(path)
 
 
-@pytest.mark.parametrize("record", [{"prompt": "the film"}, {"prompt": "the film", "completion": "  "}], ids=["missing", "empty"])
-def test_a_bad_demonstration_is_named(tmp_path, record):
+def test_a_bad_demonstration_is_named(tmp_path):
     with pytest.raises(UserError, match="records.jsonl, line 1.*completion"):
-        data.read_demonstrations(write(tmp_path, record))
+        data.read_demonstrations(write(tmp_path, {"prompt": "the film"}))
 
 
 def test_messages_without_a_chat_template_are_refused_with_a_cure():

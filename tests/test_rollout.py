@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import PROMPTS, build, each_architecture, plain_logits, plain_logps, shaken, tokenizer
+from architectures import FRAMES, PROMPTS, build, each_architecture, plain_logits, plain_logps, shaken, tokenizer
 
 from alignlab import rollout
 from alignlab.data import Example, prompt_ids
@@ -94,15 +94,25 @@ def test_prompts_stand_before_their_answers_without_padding_between(name):
 
 
 @each_architecture
-def test_an_answer_ends_with_its_first_eos_or_at_the_limit(name):
+def test_an_answer_ends_with_the_first_token_that_ends_a_turn_or_at_the_limit(name):
     policy = changed_policy(name)
     samples = sample(policy, MANY * 4, 25, chance())
     assert 0 < samples.stopped.sum() < len(samples)  # both kinds occur
     for example, stopped, length in zip(rows(samples), samples.stopped, samples.lengths, strict=True):
         assert length == len(example.completion)
-        assert stopped == (example.completion[-1] == policy.tokenizer.eos_token_id)
+        assert stopped == (example.completion[-1] in policy.base.ends)
         assert stopped or length == 25
-        assert policy.tokenizer.eos_token_id not in example.completion[:-1]
+        assert not set(policy.base.ends) & set(example.completion[:-1])
+
+
+def test_an_answer_that_ends_with_the_templates_end_of_turn_has_stopped():
+    policy = changed_policy("gemma3")
+    turn = policy.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert policy.base.ends == [policy.tokenizer.eos_token_id, turn]
+    samples = sample(policy, MANY * 4, 25, chance())
+    lasts = {example.completion[-1] for example, stopped in zip(rows(samples), samples.stopped, strict=True) if stopped}
+    assert lasts == set(policy.base.ends)
+    assert not any("<end_of_turn>" in text for text in samples.texts)
 
 
 @each_architecture
@@ -120,12 +130,15 @@ def test_nothing_is_recorded_outside_completions():
 
 
 @each_architecture
-def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(name):
+def test_a_long_prompt_keeps_its_end_and_the_templates_head_and_leaves_room_for_the_answer(name):
     policy = changed_policy(name)
     prompt = "the film was long and the cast was great " * 12
     (example,) = rows(sample(policy, [prompt], 8, chance()))
     room = 64 - 8  # the networks here have 64 positions
-    assert example.prompt == prompt_ids(policy.tokenizer, prompt)[-room:]
+    whole = prompt_ids(policy.tokenizer, prompt)
+    frame = FRAMES[name][0] if name in ("qwen3", "gemma3") else ""
+    head = policy.tokenizer(frame, add_special_tokens=False)["input_ids"]
+    assert example.prompt == [*head, *whole[-(room - len(head)) :]]
 
 
 def test_the_generator_is_the_only_source_of_chance():
