@@ -210,6 +210,7 @@ def test_grading_a_whole_notebook_gives_full_marks_for_answers_and_none_for_stub
     assert scores["all"] == most > scores["none"] == 0
 
 
+@pytest.mark.slow
 def test_the_written_config_gives_a_training_cell_the_time_it_needs(course):
     from nbgrader.preprocessors import Execute
     from traitlets.config import PyFileConfigLoader
