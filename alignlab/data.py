@@ -118,7 +118,10 @@ def prompt_text(tokenizer, prompt: Text) -> str:
 
 
 def _turns(prompt: Text) -> list[dict]:
-    return transcript_messages(prompt) if isinstance(prompt, str) else prompt
+    """The messages of a prompt, without an empty last one of the assistant, which the template opens by itself."""
+    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
+    is_open = len(messages) > 1 and messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip()
+    return messages[:-1] if is_open else messages
 
 
 def _apply_template(tokenizer, messages: list[dict]) -> str:

@@ -95,8 +95,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
         number = getattr(tokenizer, f"{name}_token_id")
         if number is not None and number >= rows:
             raise UserError(f"the {name} id {number} lies outside the model's embedding of {rows} rows; {cure}")
-    if len(tokenizer) > rows:
-        raise UserError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding only {rows} rows; {cure}, or fetch its own")
+    special = special_ids(tokenizer)  # of these a model may lack some, such as the image token of Gemma 3
+    if outside := [token for token, number in tokenizer.get_vocab().items() if number >= rows and number not in special]:
+        count = len(outside)
+        raise UserError(f"{count} of the tokenizer's tokens lie outside the model's embedding of {rows} rows; {cure}, or fetch its own")
 
 
 def end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

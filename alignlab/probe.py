@@ -18,7 +18,7 @@ def probe(base) -> None:
         UserError: the template or tokenizer gives different prompts the same ids, peft cannot adapt the network, or what it computes
             while sampling (padded on the left, from a cache) is not what it computes while scoring (padded on the right, in one pass).
     """
-    _check_text(base.tokenizer)
+    _check_text(base.tokenizer, base.network.get_input_embeddings().weight.shape[0])
     name, chance = type(base.network).__name__, torch.Generator().manual_seed(0)
     for parameter in base.policy("probe", rank=4).parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=chance).to(parameter))
@@ -55,8 +55,13 @@ def _while_scoring(base, prompts: list[list[int]], answers: list[list[int]]) -> 
     return base.hidden(batch.ids, batch.attention)[:, :-1][batch.mask[:, 1:].bool()].view(len(prompts), len(answers[0]), -1).float()
 
 
-def _check_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a chat template or tokenizer through which prompts of different text become the same ids."""
+def _check_text(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuse a chat template or tokenizer that gives ids outside an embedding of so many rows, or the same ids to different texts."""
+    if max(prompt_ids(tokenizer, "answer"), default=0) >= rows:
+        raise UserError(
+            f"the chat template writes a token outside the model's embedding of {rows} rows; call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model again"
+        )
     ordinary = (i for i in range(len(tokenizer)) if i not in special_ids(tokenizer))
     words = (tokenizer.decode([i]).strip() for i in ordinary)
     plain = ((word, tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words if word.isalpha())

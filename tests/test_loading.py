@@ -130,17 +130,27 @@ def test_no_weights_and_weights_of_another_format_are_named(folder):
     assert "no weights there" in refusal(folder)
 
 
-@pytest.mark.parametrize("added", ["pad", "eos", "word"])
+@pytest.mark.parametrize("added", ["pad", "eos", "word", "template"])
 def test_an_id_outside_the_embedding_is_refused(tmp_path, added):
     words = tokenizer("qwen3")
     model = network("qwen3", len(words))
     if added == "word":
         words.add_tokens(["unheard", "of"])
+    elif added == "template":
+        words.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+        words.chat_template = CHATML.replace("<|im_start|>", "<|turn|>")
     else:
         words.add_special_tokens({f"{added}_token": "[NEW]"})
     said = refusal(save(model, tmp_path / "model", words))
-    assert ("300 tokens" if added == "word" else f"the {added} id {len(words) - 1} lies outside") in said or str(len(words)) in said
-    assert "resize_token_embeddings" in said
+    expected = {"word": "2 of the tokenizer's tokens lie outside", "template": "the chat template writes a token outside"}
+    assert expected.get(added, f"the {added} id {len(words) - 1} lies outside") in said and "resize_token_embeddings" in said
+
+
+def test_a_special_token_that_nothing_uses_may_lie_outside_the_embedding(tmp_path):
+    words = tokenizer("qwen3")
+    model = network("qwen3", len(words))
+    words.add_special_tokens({"extra_special_tokens": ["<|image|>"]})
+    assert load(save(model, tmp_path / "model", words), "cpu").ends
 
 
 def test_what_peft_cannot_adapt_is_refused_in_one_line(tmp_path, monkeypatch):
@@ -330,6 +340,11 @@ def test_a_template_that_fails_is_one_line(template, said):
 
 def test_a_model_whose_template_loses_all_text_is_refused_at_load(tmp_path):
     assert "loses the text" in refusal(save(network("qwen3", len(tokenizer("qwen3"))), tmp_path / "model", templated(DEAF)))
+
+
+def test_an_empty_last_turn_of_the_assistant_is_the_one_to_be_written():
+    prompt = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": ""}]
+    assert ask(CHATML, prompt) == ask(CHATML)
 
 
 def test_a_long_prompt_keeps_the_system_turn_and_the_templates_head():
