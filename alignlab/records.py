@@ -75,7 +75,7 @@ class Reading:
         return f"{self.source}: {count} of {self.rows} rows left out: {kinds}"
 
     def check(self, strict: bool, say: Say) -> None:
-        """Report what was left out.
+        """Report what was left out since the last report.
 
         Raises:
             UserError: something was left out and `strict` is set, or more than half was left out.
@@ -87,6 +87,7 @@ class Reading:
         if 2 * len(self.records) < self.rows:
             raise UserError(f"{self.summary()}; that is more than half, so this is probably not the data you meant")
         say(self.summary())
+        self.left_out = {}
 
 
 def _list(places: Sequence[str]) -> str:

@@ -224,6 +224,7 @@ def hub(
     def text(prompt: Text) -> str:
         return prompt_text(tokenizer, prompt)
 
+    reading.check(source.strict, say)
     lengths, facts = examine(tokenizer, reading, ["chosen", "rejected"], room)
     reading.check(source.strict, say)
     for fact in facts:
@@ -233,6 +234,7 @@ def hub(
     shown = [{"prompt": record["prompt"], "completion": record["chosen"]} for record in train]
     if demonstrations:
         given = read_shown(demonstrations)
+        given.check(source.strict, say)
         examine(tokenizer, given, ["completion"], room)
         given.check(source.strict, say)
         shown = [record for record in given.records if text(record["prompt"]) not in held_out]
