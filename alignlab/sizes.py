@@ -189,7 +189,7 @@ class Source:
     """How a user's data is to be read.
 
     split, config: of a hub set.
-    columns: our name -> the source's.
+    columns: our name -> the source's; they are those of the demonstrations where `completion` is among them.
     limit: rows read at most.
     strict: refuse rows with nothing to teach instead of leaving them out.
     max_new_tokens: the longest answer that is sampled; by default as long as 95 of 100 chosen answers, at most LONGEST_ANSWER.
@@ -217,8 +217,9 @@ def hub(
     reads the same text. Everything that the tokenizer and the config can tell about the data is told here, before any training.
     """
     source = source or Source()
-    options = {"split": source.split, "config": source.config, "limit": source.limit}
-    reading = preferences(data, columns=source.columns, **options)
+    columns = source.columns or {}
+    ours = {name: theirs for name, theirs in columns.items() if name != "completion"}
+    reading = preferences(data, columns=ours, split=source.split, config=source.config, limit=source.limit)
     room, tokenizer = _room(model), read_tokenizer(model)
 
     def text(prompt: Text) -> str:
@@ -233,7 +234,8 @@ def hub(
     held_out = {text(record["prompt"]) for record in test}
     shown = [{"prompt": record["prompt"], "completion": record["chosen"]} for record in train]
     if demonstrations:
-        given = read_shown(demonstrations)
+        theirs = {name: column for name, column in columns.items() if name in ("prompt", "completion", "system")}
+        given = read_shown(demonstrations, columns=theirs if "completion" in columns else None)
         given.check(source.strict, say)
         examine(tokenizer, given, ["completion"], room)
         given.check(source.strict, say)

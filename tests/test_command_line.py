@@ -284,6 +284,24 @@ def test_rows_left_out_and_limits_are_told_before_training_and_changed_weights_o
     assert refused.returncode == 2 and "run: holds a run with data = " in refused.stderr
 
 
+def test_columns_of_pairs_and_of_demonstrations_can_be_named_and_held_out_prompts_reach_neither(knows, tmp_path):
+    from alignlab.sizes import Source, hub
+
+    rows = [{"question": pair["prompt"], "chosen": pair["chosen"], "rejected": pair["rejected"]} for pair in PAIRS]
+    write(tmp_path / "pairs.jsonl", rows)
+    asked = [[{"role": "user", "content": row["question"]}] for row in rows]  # the same prompts in another writing
+    write(tmp_path / "shown.jsonl", [{"question": prompt, "output": "good"} for prompt in [*asked, "w7"]])
+    said = []
+    columns = {"prompt": "question", "completion": "output"}
+    model, pairs, demonstrations = (str(path) for path in (knows / "model", tmp_path / "pairs.jsonl", tmp_path / "shown.jsonl"))
+    size = hub(model, pairs, demonstrations, source=Source(columns=columns), say=said.append)
+    train, test = size.pairs(None, 0, None)
+    shown = [record["prompt"] for record in size.demonstrations(None, 0, None)]
+    assert len(train) + len(test) == len(rows) and len(test) == 2
+    assert len(shown) == len(rows) + 1 - len(test) and not any(prompt[0]["content"] in size.judge_prompts for prompt in shown[:-1])
+    assert any("2 of 9 rows left out: their prompts are held out for the judge" in words for words in said)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_stopped_command_says_what_was_kept_and_a_second_process_is_refused_meanwhile(fast_run, tmp_path, number, code):
