@@ -231,3 +231,9 @@ def test_colab_badges_and_set_up_cells_take_the_repository_from_one_place(tmp_pa
             assert f"git+https://github.com/{repository}" in notebook.cells[1].source
     with pytest.raises(ValueError, match="OWNER/NAME"):
         classroom.colab("alignlab")
+
+
+def test_the_guide_says_that_grading_runs_students_code_and_how_to_shield_the_machine():
+    guide = (Path(__file__).parent.parent / "docs/teaching.md").read_text(encoding="utf-8")
+    assert "Autograding runs your students' code" in guide
+    assert "--network none" in guide and "separate account" in guide
