@@ -141,7 +141,7 @@ def _own_code(source: str | Path, name: str) -> UserError:
 
 def _check_kind(source: str | Path, config: PreTrainedConfig) -> None:
     """Refuse what is no causal language model, by its kind."""
-    kind, heads = config.model_type, " ".join(config.architectures or [])
+    kind, heads = config.model_type, " ".join(map(str, config.architectures or []))
     cure = "choose a causal language model, such as GPT-2, Llama or Qwen"
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{source}: an encoder-decoder model ({kind}); {cure}")
@@ -157,6 +157,14 @@ def _check_kind(source: str | Path, config: PreTrainedConfig) -> None:
 
 def _check_weight_files(folder: Path) -> None:
     """Refuse a folder without weights in safetensors, naming what it has instead."""
+    for index in folder.glob("*.index.json"):
+        try:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{index}: cannot be read ({_reason(error)}); fetch the model again") from None
+        for file in files if index.name.startswith("model.safetensors") else ():
+            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+                raise UserError(f"{index}: names {file!r} as weights; alignlab reads safetensors in the model's own folder only")
     if any(folder.glob("*.safetensors")):
         return
     for pattern in PICKLED:
@@ -203,6 +211,8 @@ def _adapter_base(folder: Path) -> str | Path | None:
     """The base of an adapter: as its config says, from here or from the adapter's folder, else the `sft` beside it."""
     _refuse_own_code(folder)
     named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if named is not None and not isinstance(named, str):
+        raise UserError(f"{folder / 'adapter_config.json'}: base_model_name_or_path must be a string, got {named!r}")
     places = [Path(named), folder / named] if named else []
     found = next((place for place in [*places, folder.resolve().parent / "sft"] if (place / "config.json").is_file()), None)
     return found or (named if named and not Path(named).is_absolute() else None)
@@ -210,7 +220,8 @@ def _adapter_base(folder: Path) -> str | Path | None:
 
 def _merged(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A LoRA adapter's base with its change inside the weights."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
 
     base = _adapter_base(folder)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -220,10 +231,17 @@ def _merged(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise UserError(f"{folder}: an adapter whose base {settings.get('base_model_name_or_path')} is not there; give the base's folder")
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder}: an adapter without adapter_model.safetensors; alignlab reads safetensors only")
-    network, tokenizer = read_model(base)
+    if (Path(base) / "adapter_config.json").is_file() and not (Path(base) / "config.json").is_file():
+        raise UserError(f"{folder}: an adapter over an adapter ({base}); merge that one first")
+    network, _ = read_model(base)
+    tokenizer = read_tokenizer(folder, network)  # what was saved with the adapter, its template included
     with _quiet():
         try:
-            network = PeftModel.from_pretrained(network, folder).merge_and_unload()
+            adapted = PeftModel.from_pretrained(network, folder)
+            given = set(load_file(folder / "adapter_model.safetensors"))
+            if differing := given ^ set(get_peft_model_state_dict(adapted)):
+                raise ValueError(f"{len(differing)} of its tensors have no counterpart there, or are missing: {_names(differing)}")
+            network = adapted.merge_and_unload()
         except Exception as error:
             raise UserError(f"{folder}: the adapter does not fit its base {base} ({_reason(error)})") from error
     print(f"{folder}: an adapter; merged into its base {base}")

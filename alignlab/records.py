@@ -429,18 +429,36 @@ def _beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Te
     if isinstance(chosen, str) and isinstance(rejected, str):
         if isinstance(prompt, str) and prompt.endswith(ASSISTANT) and chosen.startswith(prompt) and rejected.startswith(prompt):
             return prompt, chosen.removeprefix(prompt).lstrip(" "), rejected.removeprefix(prompt).lstrip(" ")
+        if all(answer.startswith(HUMAN) and ASSISTANT in answer for answer in (chosen, rejected)):  # whole transcripts
+            start, first, second = _part(chosen, rejected)
+            if not start.removesuffix(ASSISTANT).strip().endswith(last_words(prompt)):
+                raise Malformed(NOT_COMMON)
+            return start, first, second
         return prompt, chosen, rejected
     if not (_is_talk(chosen) and _is_talk(rejected)):
         return prompt, chosen, rejected
     if isinstance(prompt, list):
         if all(len(_after_prompt(talk, prompt)) == 1 for talk in (chosen, rejected)):
             return prompt, chosen, rejected
-        return _part_talks(*(talk if talk[: len(prompt)] == prompt else prompt + talk for talk in (chosen, rejected)))
+        repeats = [talk[: len(prompt)] == prompt for talk in (chosen, rejected)]
+        if not all(repeated or talk[0]["role"] == "assistant" for repeated, talk in zip(repeats, (chosen, rejected), strict=True)):
+            raise Malformed(NOT_COMMON)
+        talks = (talk if repeated else prompt + talk for repeated, talk in zip(repeats, (chosen, rejected), strict=True))
+        return _part_talks(*talks)
     whole, first, second = _part_talks(chosen, rejected)
     asked = whole if isinstance(whole, list) else transcript_messages(whole)
     if not any(message["role"] == "user" and message["content"].strip() == prompt.strip() for message in asked):
-        raise Malformed("the prompt is not what chosen and rejected have in common; drop the prompt, or correct it")
+        raise Malformed(NOT_COMMON)
     return (prompt if isinstance(whole, list) and len(whole) == 1 else whole), first, second
+
+
+NOT_COMMON = "the prompt is not what chosen and rejected have in common; drop the prompt, or correct it"
+
+
+def last_words(prompt: Text) -> str:
+    """The last message of a prompt in any writing."""
+    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
+    return messages[-1]["content"].removesuffix(ASSISTANT).removeprefix(HUMAN).strip()
 
 
 def _write(talk: Iterable[dict]) -> str | None:

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | 
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _saved_rows(folder, split)
         return
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and set(path.suffixes) & set(FILES[:9]))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and set(path.suffixes) & set(FILES[:9])]
+    files = [path for path in files if not _hidden(path, folder)]
     named = [path for path in files if re.match(rf"{re.escape(split or 'train')}(\b|[-_.])", path.name)]
     if split and not named:
         names = ", ".join(path.name for path in files[:5])
@@ -76,6 +78,11 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | 
     for path in data:
         for place, row in _file_rows(path):
             yield (place if len(data) == 1 else f"{path.name} {place}"), row
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether it is what a system or a program left there, such as .cache or .ipynb_checkpoints."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def _saved_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict]]:
@@ -112,7 +119,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict | Malformed]]:
     except UnicodeError as error:
         reason = getattr(error, "reason", str(error))
         raise UserError(f"{path}: not UTF-8 text ({reason}); save it as UTF-8") from None
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path}: the compressed file is damaged ({error}); fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

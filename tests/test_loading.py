@@ -364,3 +364,28 @@ def test_prompts_that_are_cut_are_counted(capsys):
     rows = [{"prompt": "the film " * count, "completion": "was good"} for count in (1, 200, 200)]
     assert len(data.encode_all(words, rows, ["completion"], 128)) == 3
     assert "2 of 3 prompts do not fit beside their answers into 128 tokens" in capsys.readouterr().out
+
+
+def test_an_index_that_names_other_files_than_the_folders_safetensors_is_refused(folder):
+    for file in ("pytorch_model.bin", "../other/model.safetensors"):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
+        assert "reads safetensors in the model's own folder only" in refusal(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert "cannot be read" in refusal(folder)
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused_not_merged_in_part(trained):
+    file = trained[0] / "dpo/adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({key.replace("layers.", "blocks."): value for key, value in weights.items()}, file)
+    assert "does not fit its base" in refusal(trained[0] / "dpo")
+    save_file(dict(list(weights.items())[::2]), file)
+    assert "does not fit its base" in refusal(trained[0] / "dpo")
+
+
+def test_an_adapters_own_template_is_the_one_that_counts(trained):
+    settings_of = trained[0] / "dpo"
+    words = AutoTokenizer.from_pretrained(settings_of)
+    words.chat_template = SYSTEM
+    words.save_pretrained(settings_of)
+    assert load(settings_of, "cpu").tokenizer.chat_template == SYSTEM

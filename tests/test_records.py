@@ -309,3 +309,27 @@ def test_split_and_config_of_a_hub_set_can_be_named(monkeypatch):
     with pytest.raises(UserError, match=r"\['en'\].*--config"):
         data.read_preferences("someone/set", split="train_prefs")
     assert data.read_preferences("someone/set", split="train_prefs", config="en") == ROWS
+
+
+def test_a_prompt_that_the_conversations_do_not_repeat_is_refused_not_put_in_front(tmp_path):
+    for prompt in ([{"role": "system", "content": "S"}, user("Q")], [user("Q2")], [user("Q ")]):
+        with pytest.raises(UserError, match="not what chosen and rejected have in common"):
+            read(tmp_path, {"prompt": prompt, "chosen": [user("Q"), assistant("x")], "rejected": [user("Q"), assistant("y")]})
+
+
+@pytest.mark.parametrize("prompt", ["Q", "\n\nHuman: Q", "\n\nHuman: Q\n\nAssistant: ", "\n\nHuman: Q\n\nAssistant:"])
+def test_whole_transcripts_beside_a_prompt_are_parted(tmp_path, prompt):
+    row = {"prompt": prompt, "chosen": "\n\nHuman: Q\n\nAssistant: x", "rejected": "\n\nHuman: Q\n\nAssistant: y"}
+    assert read(tmp_path, row)[0] == [{"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": "x", "rejected": "y"}]
+
+
+def test_a_gzip_file_damaged_within_is_named_and_hidden_files_of_a_folder_are_no_data(tmp_path):
+    whole = bytearray(gzip.compress(LINES.encode() * 20))
+    whole[40:48] = bytes(255 - byte for byte in whole[40:48])
+    (tmp_path / "rows.jsonl.gz").write_bytes(whole)
+    with pytest.raises(UserError, match="damaged|not UTF-8|not JSON"):
+        data.read_preferences(tmp_path / "rows.jsonl.gz")
+    (tmp_path / "folder/.cache").mkdir(parents=True)
+    write(tmp_path / "folder", ROWS, "train.jsonl")
+    (tmp_path / "folder/.cache/train.jsonl.metadata").write_text("not data")
+    assert data.read_preferences(tmp_path / "folder") == ROWS
