@@ -146,7 +146,7 @@ def prompt_ids(tokenizer, prompt: Text, room: int | None = None) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template writes its own BOS
     else:
         ids = tokenizer(text)["input_ids"]
-        while ids and ids[-1] == tokenizer.eos_token_id:
+        while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
             ids = ids[:-1]
     if room is None or len(ids) <= room:
         return ids
@@ -190,8 +190,11 @@ def special_ids(tokenizer) -> set[int]:
 
 
 def completion_ids(tokenizer, completion: str) -> list[int]:
-    """Ids of a completion, EOS at its end."""
-    return tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    """Ids of a completion, one EOS at its end, also where its text already ends with the EOS token."""
+    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    while ids and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    return [*ids, tokenizer.eos_token_id]
 
 
 def encode(tokenizer, prompt: Text, completions: Sequence[str], max_length: int) -> list[Example] | None:

@@ -66,7 +66,7 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | 
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _saved_rows(folder, split)
         return
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and set(path.suffixes) & set(FILES[:9])]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and {suffix.lower() for suffix in path.suffixes} & set(FILES[:9])]
     files = [path for path in files if not _hidden(path, folder)]
     named = [path for path in files if re.match(rf"{re.escape(split or 'train')}(\b|[-_.])", path.name)]
     if split and not named:
@@ -114,7 +114,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict | Malformed]]:
             head = raw.read(4)
         with opener(path, "rb") as raw:
             lines = io.TextIOWrapper(raw, encoding=_encoding(head), newline=None)
-            table = {".csv": ",", ".tsv": "\t"}.get(next((s for s in path.suffixes if s in (".csv", ".tsv")), ""))
+            table = {".csv": ",", ".tsv": "\t"}.get(next((s.lower() for s in path.suffixes if s.lower() in (".csv", ".tsv")), ""))
             yield from _table_rows(lines, table) if table else _json_rows(lines)
     except UnicodeError as error:
         reason = getattr(error, "reason", str(error))

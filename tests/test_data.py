@@ -226,6 +226,18 @@ def test_one_bos_at_most_and_one_eos_at_the_end_of_chosen_and_rejected_alike(nam
             assert tokens.bos_token_id == tokens.eos_token_id or tokens.bos_token_id not in completion
 
 
+@each_architecture
+def test_a_completion_that_ends_with_the_eos_text_has_one_eos(name):
+    tokens = tokenizer(name)
+    once = data.completion_ids(tokens, "the answer")
+    assert data.completion_ids(tokens, f"the answer {tokens.eos_token}")[-2] != tokens.eos_token_id
+    assert once.count(tokens.eos_token_id) == data.completion_ids(tokens, f"the answer{tokens.eos_token}").count(tokens.eos_token_id) == 1
+
+
+def test_a_prompt_of_eos_alone_still_has_a_token():
+    assert len(data.prompt_ids(tokenizer("gpt2"), "<|endoftext|>")) == 1
+
+
 def test_a_prompt_does_not_end_with_the_tokenizers_own_eos():
     from tokenizers.processors import TemplateProcessing
 

@@ -245,6 +245,7 @@ FILES = {
     "rows.jsonl.xz": lambda path: path.write_bytes(lzma.compress(LINES.encode())),
     "misnamed.json": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
     "rows.csv": lambda path: table(path, ","),
+    "ROWS.CSV": lambda path: table(path, ","),
     "rows.tsv": lambda path: table(path, "\t"),
     "rows.parquet": lambda path: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
     "without_ending": lambda path: path.write_text(LINES),
