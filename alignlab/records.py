@@ -431,7 +431,7 @@ def _beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Te
             return prompt, chosen.removeprefix(prompt).lstrip(" "), rejected.removeprefix(prompt).lstrip(" ")
         if all(answer.startswith(HUMAN) and ASSISTANT in answer for answer in (chosen, rejected)):  # whole transcripts
             start, first, second = _part(chosen, rejected)
-            if not start.removesuffix(ASSISTANT).strip().endswith(last_words(prompt)):
+            if not start.removesuffix(ASSISTANT).strip().endswith(_last_words(prompt)):
                 raise Malformed(NOT_COMMON)
             return start, first, second
         return prompt, chosen, rejected
@@ -455,7 +455,7 @@ def _beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Te
 NOT_COMMON = "the prompt is not what chosen and rejected have in common; drop the prompt, or correct it"
 
 
-def last_words(prompt: Text) -> str:
+def _last_words(prompt: Text) -> str:
     """The last message of a prompt in any writing."""
     messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
     return messages[-1]["content"].removesuffix(ASSISTANT).removeprefix(HUMAN).strip()
