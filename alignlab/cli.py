@@ -106,6 +106,16 @@ _stage_command("ppo", "PPO, after what it needs.")
 _stage_command("dpo", "DPO, after what it needs.")
 
 
+def _comparison(path: Path) -> dict:
+    from alignlab.runs import read_json
+
+    comparison = read_json(path)
+    needed = {"size", "judge", "betas", "curves", "policies"}
+    if not isinstance(comparison, dict) or not needed <= set(comparison):
+        raise UserError(f"{path}: not what `alignlab run` writes; run again")
+    return comparison
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs")],
@@ -113,9 +123,8 @@ def compare(
 ) -> None:
     """Table and reward-KL figure of several runs."""
     from alignlab import view
-    from alignlab.runs import read_json
 
-    comparisons = {str(folder): read_json(folder / "comparison.json") for folder in runs}
+    comparisons = {str(folder): _comparison(folder / "comparison.json") for folder in runs}
     kinds = sorted({f"{comparison['size']} judged by {comparison['judge']['kind']}" for comparison in comparisons.values()})
     if len(kinds) > 1:
         raise UserError(f"these runs have different scales ({', '.join(kinds)}); compare like with like")

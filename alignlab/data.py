@@ -6,6 +6,8 @@ completion tokens, EOS included.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from os.path import commonprefix
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from alignlab.errors import UserError
-from alignlab.records import Reading, Text, canonical, read_demonstrations, read_preferences, read_prompts, transcript_messages, write_lines
+from alignlab.records import Reading, read_demonstrations, read_preferences, read_prompts, write_lines
+from alignlab.talks import EMPTY_ANSWER, Text, canonical, turns_of
 
 __all__ = [
     "Batch", "Example", "Text", "collate", "completion_ids", "data_folder", "encode", "encode_all", "examine", "fingerprint",
@@ -119,7 +122,7 @@ def prompt_text(tokenizer, prompt: Text) -> str:
 
 def _turns(prompt: Text) -> list[dict]:
     """The messages of a prompt, without an empty last one of the assistant, which the template opens by itself."""
-    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
+    messages = turns_of(prompt)
     is_open = len(messages) > 1 and messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip()
     return messages[:-1] if is_open else messages
 
@@ -150,21 +153,27 @@ def prompt_ids(tokenizer, prompt: Text, room: int | None = None) -> list[int]:
             ids = ids[:-1]
     if room is None or len(ids) <= room:
         return ids
-    head = _head(tokenizer, _turns(prompt), text, ids, room) if tokenizer.chat_template else 0
+    head = _head(tokenizer, _turns(prompt), text, ids, room) if tokenizer.chat_template else int(ids[0] == tokenizer.bos_token_id)
+    head = head if head < room else 0
     return ids[:head] + ids[len(ids) - room + head :]
 
 
 def _head(tokenizer, messages: list[dict], text: str, ids: list[int], room: int) -> int:
-    """How many tokens stand before the first message that is not the system's; 0 where they leave no room for the end."""
-    start = 0
-    for message in messages:
-        start = text.find(message["content"].strip(), start)
-        if message["role"] != "system":
-            break
-        start += len(message["content"].strip())
-    end = text.rfind(messages[-1]["content"].strip()) + len(messages[-1]["content"].strip())
-    head, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text[: max(start, 0)], text[end:]))
-    return len(head) if ids[: len(head)] == head and len(head) + len(after) < room else 0
+    """How many tokens stand before the first message that is not the system's; 0 where they leave no room for the end.
+
+    Where a message begins and ends in the text is seen by writing another one in its place.
+    """
+    first = next((number for number, message in enumerate(messages) if message["role"] != "system"), 0)
+    head = commonprefix([text, _with_another(tokenizer, messages, first)])
+    after = commonprefix([text[::-1], _with_another(tokenizer, messages, len(messages) - 1)[::-1]])[::-1]
+    before, behind = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, after))
+    count = len(commonprefix([before, ids]))  # its last token may have merged with the message
+    return count if count + len(behind) < room else 0
+
+
+def _with_another(tokenizer, messages: list[dict], number: int) -> str:
+    """The text of a conversation with other words in one of its messages."""
+    return prompt_text(tokenizer, [*messages[:number], {**messages[number], "content": "\ue000"}, *messages[number + 1 :]])
 
 
 def turn_ends(tokenizer) -> list[int]:
@@ -189,12 +198,28 @@ def special_ids(tokenizer) -> set[int]:
     return set(tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
 
 
+def special_words(tokenizer) -> list[str]:
+    """The special tokens as a text would spell them; the unknown token, which changes nothing, is not among them."""
+    return [word for word in tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))) if word and word != tokenizer.unk_token]
+
+
 def completion_ids(tokenizer, completion: str) -> list[int]:
-    """Ids of a completion, one EOS at its end, also where its text already ends with the EOS token."""
-    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
-    return [*ids, tokenizer.eos_token_id]
+    """Ids of a completion, one EOS at its end, also where its text already ends with EOS or the template's end of a turn."""
+    return [*tokenizer(_without_end(tokenizer, completion), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def _without_end(tokenizer, text: str) -> str:
+    """A completion without the special tokens that its text may end with."""
+    ends = _end_words(tokenizer, tokenizer.eos_token, str(tokenizer.chat_template))
+    while text.rstrip().endswith(ends):
+        text = text.rstrip()
+        text = text[: -max(len(end) for end in ends if text.endswith(end))]
+    return text
+
+
+@lru_cache(maxsize=8)  # asked once an answer
+def _end_words(tokenizer, eos: str, template: str) -> tuple[str, ...]:
+    return (eos, *tokenizer.convert_ids_to_tokens(turn_ends(tokenizer)))
 
 
 def encode(tokenizer, prompt: Text, completions: Sequence[str], max_length: int) -> list[Example] | None:
@@ -244,22 +269,32 @@ def examine(tokenizer, reading: Reading, fields: Sequence[str], max_length: int)
     Raises:
         UserError: the chat template refuses a prompt or loses its text.
     """
-    def tokens(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    words = special_words(tokenizer)
+    texts = [[_without_end(tokenizer, record[field]) for field in fields] for record in reading.records]
+    prompts = _all_ids(tokenizer, [prompt_text(tokenizer, record["prompt"]) for record in reading.records])
+    columns = [_all_ids(tokenizer, list(column)) for column in zip(*texts, strict=True)]
+    rows = [(prompt, answers) for prompt, *answers in zip(prompts, *columns, strict=True)]
 
-    prompts = [len(ids) for ids in tokens([prompt_text(tokenizer, record["prompt"]) for record in reading.records])]
-    answers = [tokens([record[field] for record in reading.records]) for field in fields]
-    longest = [max(map(len, row)) + 1 for row in zip(*answers, strict=True)]  # with EOS
-    rows = list(zip(prompts, longest, answers[0], strict=True))
-    too_long = [answer >= max_length for answer in longest]
-    same = [len(fields) == 2 and one == other for one, other in zip(answers[0], answers[-1], strict=True)]
-    reading.leave_out(f"an answer that leaves no room for its prompt within {max_length} tokens", too_long)
-    kept = [(row, equal) for row, equal, out in zip(rows, same, too_long, strict=True) if not out]
-    reading.leave_out("answers that are equal in the model's tokens", [equal for _, equal in kept])
-    rows = [row for row, equal in kept if not equal]
-    cut = sum(prompt + answer > max_length for prompt, answer, _ in rows)
+    def unfit(record: dict, texts: list[str], answers: list[list[int]]) -> str | None:
+        asked = [message["content"] for message in _turns(record["prompt"])] if tokenizer.chat_template else []
+        if word := next((word for word in words for text in [*texts, *asked] if word in text), None):
+            return f"the model's control token {word!r} in its text"
+        if not all(answers):
+            return EMPTY_ANSWER
+        if max(map(len, answers)) + 1 >= max_length:  # with EOS
+            return f"an answer that leaves no room for its prompt within {max_length} tokens"
+        return "answers that are equal in the model's tokens" if len(answers) == 2 and answers[0] == answers[1] else None
+
+    kinds = [unfit(record, text, answers) for record, text, (_, answers) in zip(reading.records, texts, rows, strict=True)]
+    reading.leave_out(kinds)
+    rows = [row for row, kind in zip(rows, kinds, strict=True) if kind is None]
+    cut = sum(len(prompt) + max(map(len, answers)) + 1 > max_length for prompt, answers in rows)
     facts = [f"{cut} of {len(rows)} prompts do not fit beside their answers into {max_length} tokens: the beginning of each is cut"]
-    return [len(answer) + 1 for _, _, answer in rows], facts if cut else []
+    return [len(answers[0]) + 1 for _, answers in rows], facts if cut else []
+
+
+def _all_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
 # ---------------------------------------------------------------------------------------------- ids to tensors

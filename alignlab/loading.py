@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.quantizers import AutoHfQuantizer
 
 from alignlab.data import special_ids, turn_ends
 from alignlab.errors import UserError
@@ -23,6 +25,7 @@ from alignlab.errors import UserError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 OTHER_WEIGHTS = {"*.gguf": "GGUF", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.onnx": "ONNX"}
+FLOATS = ("F64", "F32", "F16", "BF16")
 HARMLESS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias", "position_ids")  # buffers that older checkpoints carry
 
 
@@ -37,7 +40,7 @@ def read_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         return _merged(folder)
     config = read_config(source)
     if folder.is_dir():
-        _check_weight_files(folder)
+        _check_weight_files(folder, config)
     network = _network(source, config)
     return network, read_tokenizer(source, network)
 
@@ -77,6 +80,7 @@ def read_tokenizer(source: str | Path, network: PreTrainedModel | None = None) -
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer.decode(tokenizer("A word.")["input_ids"])
         except Exception as error:
             raise UserError(f"{source}: the tokenizer cannot be loaded ({_reason(error)})") from error
     check_tokenizer(tokenizer, network)
@@ -155,8 +159,8 @@ def _check_kind(source: str | Path, config: PreTrainedConfig) -> None:
         )
 
 
-def _check_weight_files(folder: Path) -> None:
-    """Refuse a folder without weights in safetensors, naming what it has instead."""
+def _check_weight_files(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse a folder without weights in safetensors, naming what it has instead, or with weights that are no plain numbers."""
     for index in folder.glob("*.index.json"):
         try:
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -166,6 +170,8 @@ def _check_weight_files(folder: Path) -> None:
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
                 raise UserError(f"{index}: names {file!r} as weights; alignlab reads safetensors in the model's own folder only")
     if any(folder.glob("*.safetensors")):
+        for file in folder.glob("model*.safetensors"):
+            _check_floats(file, config)
         return
     for pattern in PICKLED:
         for file in folder.glob(pattern):
@@ -177,6 +183,22 @@ def _check_weight_files(folder: Path) -> None:
         for file in folder.glob(pattern):
             raise UserError(f"{file}: weights in {kind} format; alignlab reads safetensors only")
     raise UserError(f"{folder}: no weights there (*.safetensors); fetch the model again")
+
+
+def _check_floats(file: Path, config: PreTrainedConfig) -> None:
+    """Refuse quantised weights that transformers would take for plain ones: bytes without their scales are another model."""
+    settings = getattr(config, "quantization_config", None)
+    settings = settings if isinstance(settings, dict) else {}
+    with _quiet():
+        if settings and AutoHfQuantizer.supports_quant_method({"quant_method": "none"} | settings):
+            return  # transformers knows how to read them, or says what it lacks
+    try:
+        with safe_open(file, "pt") as weights:
+            stored = {name: weights.get_slice(name).get_dtype() for name in weights.keys() if not name.endswith(HARMLESS)}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: cannot be read ({_reason(error)}); fetch the model again") from None
+    if kind := next((f"{name} as {kind}" for name, kind in stored.items() if kind not in FLOATS), None):
+        raise UserError(f"{file}: the weights are quantised ({kind}) in a way that cannot be read; give the model in its full precision")
 
 
 def _network(source: str | Path, config: PreTrainedConfig) -> PreTrainedModel:

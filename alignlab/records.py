@@ -5,20 +5,19 @@ nothing to teach (an empty answer, chosen equal to rejected) is left out and cou
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignlab.errors import UserError
 from alignlab.sources import Malformed, rows
+from alignlab.talks import EQUAL_ANSWERS, Text, Unteachable, beside_prompt, completion, is_talk, part, text_or_messages, turns_of
 
-Text = str | list[dict]  # a prompt: a string, or a conversation of {role, content} messages
 Say = Callable[[str], None]
 
 SHOWN = 5  # rows that a message names
 
-EMPTY_PROMPT, EMPTY_ANSWER, EQUAL_ANSWERS = "an empty prompt", "an empty answer", "chosen equal to rejected"
+EMPTY_PROMPT = "an empty prompt"
 
 # Columns of common preference sets that do not follow prompt / chosen / rejected, and what to do about each.
 LAYOUTS = (
@@ -41,10 +40,6 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-class Unteachable(Exception):
-    """A well-formed row with nothing to learn from; its text is one of the kinds that the summary counts."""
-
-
 @dataclass
 class Reading:
     """What a source held: its records, where each stood, and what was left out."""
@@ -59,12 +54,15 @@ class Reading:
         """All rows, those that were left out included."""
         return len(self.records) + sum(map(len, self.left_out.values()))
 
-    def leave_out(self, kind: str, unfit: Sequence[bool]) -> None:
-        """Take out the records whose entry in `unfit` is true."""
-        if any(unfit):
-            self.left_out.setdefault(kind, []).extend(place for place, out in zip(self.places, unfit, strict=True) if out)
-            kept = [(record, place) for record, place, out in zip(self.records, self.places, unfit, strict=True) if not out]
-            self.records, self.places = [record for record, _ in kept], [place for _, place in kept]
+    def leave_out(self, kinds: Sequence[str | None]) -> None:
+        """Take out the records that `kinds` gives a reason for; None keeps one."""
+        records, places, self.records, self.places = self.records, self.places, [], []
+        for record, place, kind in zip(records, places, kinds, strict=True):
+            if kind is None:
+                self.records.append(record)
+                self.places.append(place)
+            else:
+                self.left_out.setdefault(kind, []).append(place)
 
     def summary(self) -> str:
         """How many rows were left out, of each kind, and the first places; "" if none."""
@@ -194,15 +192,20 @@ def read(
 
 def _plain(row: dict, columns: dict[str, str]) -> dict:
     """A row under our column names, without the columns that JSON cannot hold (bytes, dates, NaN)."""
-    for ours, theirs in columns.items():
-        if theirs not in row:
-            raise Malformed(f"there is no column {theirs!r}; the columns are {', '.join(map(str, row))}")
-        row = {**{name: value for name, value in row.items() if name != theirs}, ours: row[theirs]}
+    if missing := [theirs for theirs in columns.values() if theirs not in row]:
+        raise Malformed(f"there is no column {missing[0]!r}; the columns are {', '.join(map(_one_line, row))}")
+    renamed = {ours: row[theirs] for ours, theirs in columns.items()}
+    row = {name: value for name, value in row.items() if name not in columns.values()} | renamed
     needed = {"prompt", "chosen", "rejected", "completion", "system"}
     kept = {name: value for name, value in row.items() if name in needed or _fits_json(value)}
     if not _is_unicode(kept):
         raise Malformed("half of a character (a lone surrogate such as \\ud83d); write the whole one")
     return kept
+
+
+def _one_line(name) -> str:
+    """A column's name, quoted where it would break the line of a message."""
+    return name if isinstance(name, str) and name.isprintable() else repr(name)
 
 
 def _fits_json(value) -> bool:
@@ -232,16 +235,14 @@ def _known_layout(row: dict) -> str:
 
 
 def _preference(row: dict) -> dict:
-    chosen, rejected = _answer(_column(row, "chosen"), "chosen"), _answer(_column(row, "rejected"), "rejected")
-    if row.get("prompt") is not None:
-        prompt, chosen, rejected = _beside_prompt(_prompt(row["prompt"]), chosen, rejected)
-    elif "prompt" in row and isinstance(chosen, str) and ASSISTANT not in chosen:
-        raise Unteachable(EMPTY_PROMPT)
-    elif _known_layout(row):
+    chosen, rejected = (text_or_messages(_column(row, name), name) for name in ("chosen", "rejected"))
+    if "prompt" in row and (_holds_text(row["prompt"]) or not (is_talk(chosen) and is_talk(rejected))):
+        prompt, chosen, rejected = beside_prompt(_prompt(row["prompt"]), chosen, rejected)
+    elif _known_layout(row) and "prompt" not in row:
         _column(row, "prompt")
     else:
-        prompt, chosen, rejected = _part(chosen, rejected)
-    chosen, rejected = _completion(chosen, "chosen", prompt), _completion(rejected, "rejected", prompt)
+        prompt, chosen, rejected = part(chosen, rejected)
+    chosen, rejected = completion(chosen, "chosen", prompt), completion(rejected, "rejected", prompt)
     if chosen == rejected:
         raise Unteachable(EQUAL_ANSWERS)
     return _without_system(row) | {"prompt": _with_system(row, prompt), "chosen": chosen, "rejected": rejected}
@@ -249,8 +250,12 @@ def _preference(row: dict) -> dict:
 
 def _demonstration(row: dict) -> dict:
     prompt = _prompt(_column(row, "prompt"))
-    completion = _completion(_answer(_column(row, "completion"), "completion"), "completion", prompt)
-    return _without_system(row) | {"prompt": _with_system(row, prompt), "completion": completion}
+    answer = completion(text_or_messages(_column(row, "completion"), "completion"), "completion", prompt)
+    return _without_system(row) | {"prompt": _with_system(row, prompt), "completion": answer}
+
+
+def _holds_text(prompt) -> bool:
+    return bool(prompt.strip() if isinstance(prompt, str) else prompt)
 
 
 def _prompt_only(row: dict) -> dict:
@@ -259,103 +264,10 @@ def _prompt_only(row: dict) -> dict:
 
 def _prompt(value) -> Text:
     """A checked prompt: a string as it is, or messages reduced to role and content."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise Unteachable(EMPTY_PROMPT)
-        return value
-    if isinstance(value, list | dict):
-        prompt = _messages(value, "prompt")
-        if not any(message["content"].strip() for message in prompt):
-            raise Unteachable(EMPTY_PROMPT)
-        return prompt
-    if value is None:
+    prompt = text_or_messages(value, "prompt")
+    if not any(message["content"].strip() for message in turns_of(prompt)):
         raise Unteachable(EMPTY_PROMPT)
-    raise Malformed("prompt must be a string or a list of {role, content} messages")
-
-
-def _answer(value, name: str) -> Text:
-    """A string, or a list of messages."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, list | dict):
-        return _messages(value, name) if value else ""
-    raise Malformed(f"{name} must be a string or one assistant message")
-
-
-def _messages(value, name: str) -> list[dict]:
-    """Messages reduced to role and content; content in text parts is joined.
-
-    Raises:
-        Malformed: not messages, or messages that are more than text.
-    """
-    messages = [value] if isinstance(value, dict) else value
-    shape = f"{name} must be a string or a list of {{role, content}} messages"
-    if not messages:
-        raise Malformed(shape)
-    plain = []
-    for message in messages:
-        if not isinstance(message, dict):
-            raise Malformed(shape)
-        if isinstance(message.get("from"), str) and "value" in message:  # ShareGPT
-            message = {"role": SHAREGPT.get(message["from"], message["from"]), "content": message["value"]}
-        if message.get("tool_calls") or message.get("function_call"):
-            raise Malformed(f"{name} has a tool call; alignlab reads turns of text only, drop such rows")
-        if not isinstance(message.get("role"), str) or "content" not in message:
-            raise Malformed(shape)
-        plain.append({"role": message["role"], "content": _content(message["content"], name)})
-    return plain
-
-
-SHAREGPT = {"human": "user", "gpt": "assistant"}
-
-
-def _content(content, name: str) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        raise Malformed(f"{name} must be a string or a list of {{role, content}} messages")
-    texts = []
-    for part in content:
-        if isinstance(part, dict):
-            kind = part.get("type", "text")
-            if kind != "text" or not isinstance(part.get("text"), str):
-                raise Malformed(f"{name} has a content part of type {kind!r}; alignlab reads text only, drop such rows")
-            part = part["text"]
-        if not isinstance(part, str):
-            raise Malformed(f"{name} must be a string or a list of {{role, content}} messages")
-        texts.append(part)
-    return "".join(texts)
-
-
-def _is_talk(value: Text) -> bool:
-    """Whether an answer is a whole conversation rather than its last message."""
-    return isinstance(value, list) and len(value) > 1
-
-
-def _completion(completion: Text, name: str, prompt: Text) -> str:
-    """The text of the answer to a prompt."""
-    if isinstance(completion, list):
-        completion = _after_prompt(completion, prompt)
-        if len(completion) != 1 or completion[0]["role"] != "assistant":
-            raise Malformed(f"{name} must be one assistant message after the prompt")
-        completion = completion[0]["content"]
-    if not completion.strip():
-        raise Unteachable(EMPTY_ANSWER)
-    return completion
-
-
-def _after_prompt(talk: list[dict], prompt: Text) -> list[dict]:
-    """What a conversation says after the prompt; a prompt that ends in the assistant's words may be finished in the same message."""
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if len(talk) > len(asked) and talk[: len(asked)] == asked:
-        return talk[len(asked) :]
-    head, last = asked[:-1], asked[-1]
-    if last["role"] == "assistant" and len(talk) == len(asked) and talk[:-1] == head and talk[-1]["role"] == "assistant":
-        if talk[-1]["content"].startswith(last["content"]):
-            return [{"role": "assistant", "content": talk[-1]["content"].removeprefix(last["content"])}]
-    return talk
+    return prompt
 
 
 def _with_system(row: dict, prompt: Text) -> Text:
@@ -367,133 +279,16 @@ def _with_system(row: dict, prompt: Text) -> Text:
         raise Malformed("system must be a string")
     if not system.strip():
         return prompt
-    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
-    first = messages[0] if messages else None
-    if first and first["role"] == "system":
-        if first["content"].strip() != system.strip():
+    turns = turns_of(prompt)
+    if turns and turns[0]["role"] == "system":
+        if turns[0]["content"].strip() != system.strip():
             raise Malformed("the system column and the prompt's own system message differ; keep one of them")
-        return messages
-    return [{"role": "system", "content": system}, *messages]
+        return turns
+    return [{"role": "system", "content": system}, *turns]
 
 
 def _without_system(row: dict) -> dict:
     return {name: value for name, value in row.items() if name != "system"}
-
-
-# ---------------------------------------------------------------------------------------------- where two conversations part
-
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-
-
-def _part(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """Prompt and answers of two whole conversations, or of two HH-RLHF transcripts: the prompt is their common beginning."""
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        return _part_talks(chosen, rejected)
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        for turn in reversed(list(re.finditer(re.escape(ASSISTANT), chosen))):
-            end = turn.end()
-            if rejected[:end] == chosen[:end]:
-                return chosen[:end], chosen[end:].lstrip(" "), rejected[end:].lstrip(" ")
-    raise Malformed(f"no `prompt`, and chosen and rejected share no beginning up to {ASSISTANT.strip()!r}; add a `prompt`")
-
-
-def _part_talks(chosen: list[dict], rejected: list[dict]) -> tuple[Text, Text, Text]:
-    """The same of conversations. Where they part before the last turn, the later turns belong to the answers and are written out."""
-    common = 0
-    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
-        common += 1
-    if common == len(chosen) == len(rejected) and chosen[-1]["role"] == "assistant":
-        raise Unteachable(EQUAL_ANSWERS)
-    while common and _role(chosen, common) != "assistant":  # an answer begins with the assistant's turn
-        common -= 1
-    while common and _role(rejected, common) != "assistant":
-        common -= 1
-    prompt = chosen[:common]
-    if not prompt:
-        raise Malformed("chosen and rejected share no beginning; add a `prompt` field")
-    if len(chosen) == len(rejected) == common + 1:
-        return prompt, chosen[common:], rejected[common:]
-    texts = [_write(prompt), *(_write(talk[common:]) for talk in (chosen, rejected))]
-    if any(text is None for text in texts):
-        raise Malformed("chosen and rejected part before their last turn, and have other roles than user and assistant; cut them there")
-    start, first, second = texts
-    return start + ASSISTANT, first.removeprefix(ASSISTANT).lstrip(" "), second.removeprefix(ASSISTANT).lstrip(" ")
-
-
-def _role(talk: list[dict], turn: int) -> str:
-    return talk[turn]["role"] if turn < len(talk) else ""
-
-
-def _beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """Prompt and answers where a prompt stands beside them, which may be whole conversations or transcripts that repeat it."""
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if isinstance(prompt, str) and prompt.endswith(ASSISTANT) and chosen.startswith(prompt) and rejected.startswith(prompt):
-            return prompt, chosen.removeprefix(prompt).lstrip(" "), rejected.removeprefix(prompt).lstrip(" ")
-        if all(answer.startswith(HUMAN) and ASSISTANT in answer for answer in (chosen, rejected)):  # whole transcripts
-            start, first, second = _part(chosen, rejected)
-            if not start.removesuffix(ASSISTANT).strip().endswith(_last_words(prompt)):
-                raise Malformed(NOT_COMMON)
-            return start, first, second
-        return prompt, chosen, rejected
-    if not (_is_talk(chosen) and _is_talk(rejected)):
-        return prompt, chosen, rejected
-    if isinstance(prompt, list):
-        if all(len(_after_prompt(talk, prompt)) == 1 for talk in (chosen, rejected)):
-            return prompt, chosen, rejected
-        repeats = [talk[: len(prompt)] == prompt for talk in (chosen, rejected)]
-        if not all(repeated or talk[0]["role"] == "assistant" for repeated, talk in zip(repeats, (chosen, rejected), strict=True)):
-            raise Malformed(NOT_COMMON)
-        talks = (talk if repeated else prompt + talk for repeated, talk in zip(repeats, (chosen, rejected), strict=True))
-        return _part_talks(*talks)
-    whole, first, second = _part_talks(chosen, rejected)
-    asked = whole if isinstance(whole, list) else transcript_messages(whole)
-    if not any(message["role"] == "user" and message["content"].strip() == prompt.strip() for message in asked):
-        raise Malformed(NOT_COMMON)
-    return (prompt if isinstance(whole, list) and len(whole) == 1 else whole), first, second
-
-
-NOT_COMMON = "the prompt is not what chosen and rejected have in common; drop the prompt, or correct it"
-
-
-def _last_words(prompt: Text) -> str:
-    """The last message of a prompt in any writing."""
-    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
-    return messages[-1]["content"].removesuffix(ASSISTANT).removeprefix(HUMAN).strip()
-
-
-def _write(talk: Iterable[dict]) -> str | None:
-    """Turns of user and assistant as an HH-RLHF transcript; None where that would lose something."""
-    text = ""
-    for message in talk:
-        marker = {"user": HUMAN, "assistant": ASSISTANT}.get(message["role"])
-        if marker is None or HUMAN in message["content"] or ASSISTANT in message["content"]:
-            return None
-        text += f"{marker} {message['content']}"
-    return text
-
-
-def transcript_messages(text: str) -> list[dict]:
-    """The turns of a prompt in HH-RLHF's writing, without its open last turn; any other string is one user message.
-
-    >>> transcript_messages("\\n\\nHuman: Hi.\\n\\nAssistant: Hello.\\n\\nHuman: Why?\\n\\nAssistant:")[-1]
-    {'role': 'user', 'content': 'Why?'}
-    """
-    if not (text.startswith(HUMAN) and ASSISTANT in text):
-        return [{"role": "user", "content": text}]
-    pieces = re.split(f"({re.escape(HUMAN)}|{re.escape(ASSISTANT)})", text)[1:]
-    turns = [
-        {"role": "user" if marker == HUMAN else "assistant", "content": content.removeprefix(" ")}
-        for marker, content in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
-    return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
-
-
-def canonical(prompt: Text) -> str:
-    """A key that is equal for equal prompts, however they are written: messages, one user message as a string, or a transcript."""
-    messages = transcript_messages(prompt) if isinstance(prompt, str) else prompt
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return json.dumps(messages[0]["content"])
-    return json.dumps([[message["role"], message["content"]] for message in messages])
 
 
 def write_lines(path: Path, records: Iterable[dict]) -> None:

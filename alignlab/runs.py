@@ -225,6 +225,8 @@ def read_json(path: Path):
         raise UserError(f"{path}: not UTF-8; run again") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: broken ({error.msg}, line {error.lineno}); run again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_lines(path: Path) -> Iterator[dict]:

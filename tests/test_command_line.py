@@ -156,6 +156,7 @@ MISTAKES = {
     "out holds something else": (["run", "--out", "full"], "holds no run"),
     "compare without a run": (["compare", "full"], "no such file"),
     "compare a file": (["compare", "pairs.jsonl"], "no such file"),
+    "compare what is no comparison": (["compare", "none"], "not what `alignlab run` writes"),
     "compare two scales": (["compare", "one", "two"], "different scales (smol judged by vader, tiny judged by gold)"),
     "compare into a folder": (["compare", "one", "--out", "full"], "full: is a folder; name a file"),
     "out below a file": (["run", "--out", "pairs.jsonl/run"], "pairs.jsonl/run: cannot be made"),
@@ -203,7 +204,10 @@ def place(tmp_path_factory):
     base.save(folder / "damaged")
     for name, size, kind in (("one", "tiny", "gold"), ("two", "smol", "vader")):
         (folder / name).mkdir()
-        (folder / name / "comparison.json").write_text(json.dumps({"size": size, "judge": {"kind": kind}}))
+        comparison = {"size": size, "judge": {"kind": kind}, "betas": {}, "curves": {}, "policies": {}}
+        (folder / name / "comparison.json").write_text(json.dumps(comparison))
+    (folder / "none").mkdir()
+    (folder / "none/comparison.json").write_text("[]")
     (folder / "full").mkdir()
     (folder / "full/note.txt").write_text("mine")
     return folder

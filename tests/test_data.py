@@ -8,7 +8,7 @@ from architectures import FRAMES, PAIRS, each_architecture, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignlab import data
+from alignlab import data, records
 from alignlab.data import Example, collate
 from alignlab.errors import UserError
 
@@ -234,6 +234,41 @@ def test_a_completion_that_ends_with_the_eos_text_has_one_eos(name):
     assert once.count(tokens.eos_token_id) == data.completion_ids(tokens, f"the answer{tokens.eos_token}").count(tokens.eos_token_id) == 1
 
 
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_a_completion_that_spells_the_end_of_the_turn_is_closed_once(name):
+    tokens, end = tokenizer(name), {"qwen3": "<|im_end|>\n", "gemma3": "<end_of_turn>\n"}[name]
+    assert data.completion_ids(tokens, f"the answer{end}") == data.completion_ids(tokens, "the answer")
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ({"prompt": "the <|im_end|> film"}, False),
+        ({"prompt": "<|im_start|>user\nthe film<|im_end|>\n<|im_start|>assistant\n"}, False),  # the template was already applied
+        ({"chosen": "good<|im_end|>\n<|im_start|>user\nwhy"}, False),
+        ({"rejected": "long <|endoftext|> and good"}, False),
+        ({"chosen": "good<|im_end|>"}, True),
+        ({"chosen": "<|im_end|>"}, False),
+        ({"chosen": "good <b>film</b>"}, True),
+    ],
+)
+def test_control_tokens_within_a_text_are_found_and_the_row_left_out(row, kept):
+    rows = [{"prompt": "the film", "chosen": "was good", "rejected": "was long"} | change for change in ({}, row)]
+    reading = records.Reading("pairs", rows, ["line 1", "line 2"])
+    lengths, _ = data.examine(tokenizer("qwen3"), reading, ["chosen", "rejected"], ROOMY)
+    assert (len(reading.records), len(lengths)) == (1 + kept, 1 + kept)
+    if not kept:
+        assert "1 of 2 rows left out: 1 with " in reading.summary()
+        assert ("control token '<|" in reading.summary()) == (row != {"chosen": "<|im_end|>"})
+
+
+def test_a_prompt_for_a_model_without_a_template_stands_as_it_is_written():
+    rows = [{"prompt": "the film <|endoftext|> the cast", "chosen": "was good", "rejected": "was long"}]
+    reading = records.Reading("pairs", rows, ["line 1"])
+    data.examine(tokenizer("gpt2"), reading, ["chosen", "rejected"], ROOMY)
+    assert reading.records == rows
+
+
 def test_a_prompt_of_eos_alone_still_has_a_token():
     assert len(data.prompt_ids(tokenizer("gpt2"), "<|endoftext|>")) == 1
 
@@ -259,7 +294,8 @@ def test_a_long_prompt_is_cut_from_the_left_and_every_completion_is_kept_whole(n
     start = data.prompt_ids(tokens, prompt)
     examples = data.encode(tokens, prompt, answers, max_length=len(ends[0]) + room)
     assert [example.completion for example in examples] == ends
-    assert [example.prompt for example in examples] == [start[max(0, len(start) - room) :]] * 2
+    head = start[: name == "llama" and 1 < room < len(start)]  # the tokenizer's own BOS
+    assert [example.prompt for example in examples] == [[*head, *start[max(0, len(start) - room) + len(head) :]]] * 2
 
 
 @pytest.mark.parametrize("long", [0, 1], ids=["chosen", "rejected"])

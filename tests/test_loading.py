@@ -58,6 +58,21 @@ def folder(tmp_path):
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("method", [None, {"quant_method": "home-made"}], ids=["unsaid", "unknown"])
+def test_quantised_weights_are_not_taken_for_plain_ones(folder, kind, method):
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(kind)}, folder / "model.safetensors", metadata={"format": "pt"})
+    settings(folder, **({"quantization_config": method} if method else {}))
+    assert f"weights are quantised ({name} as" in refusal(folder)
+
+
+def test_a_tokenizer_that_cannot_encode_is_refused(folder):
+    settings(folder, "tokenizer_config.json", model_max_length="many")
+    assert "the tokenizer cannot be loaded" in refusal(folder)
+
+
 def test_missing_weights_are_named(folder):
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -357,6 +372,21 @@ def test_a_long_prompt_keeps_the_system_turn_and_the_templates_head():
     assert text.startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
     assert text.endswith("the film was long <|im_end|>\n<|im_start|>assistant\n")
     assert len(data.prompt_ids(words, prompt, room=20)) == 20  # no room for the head: the end alone
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "head"),
+    [
+        ("an answer {% for m in messages %}{{ m['content'] }}{% endfor %} is", "film", "an answer"),  # the last space merges with "film"
+        (SYSTEM, "kind", "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"),  # its own words stand in the head, too
+    ],
+    ids=["merging", "words of the head"],
+)
+def test_the_head_is_found_by_place_not_by_words(template, prompt, head):
+    words = templated(template)
+    cut = data.prompt_ids(words, [{"role": "user", "content": prompt}, {"role": "assistant", "content": "the film " * 60},
+                                  {"role": "user", "content": "and the cast"}], room=90)  # fmt: skip
+    assert len(cut) == 90 and words.decode(cut).startswith(head) and "and the cast" in words.decode(cut)
 
 
 def test_prompts_that_are_cut_are_counted(capsys):

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from architectures import tokenizer
 
-from alignlab import data, records
+from alignlab import data, records, talks
 from alignlab.errors import UserError
 
 GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
@@ -175,7 +175,7 @@ def test_both_writings_of_a_conversation_are_the_same_ids_and_the_same_prompt(tm
     words = tokenizer("qwen3")
     assert data.prompt_ids(words, one["prompt"]) == data.prompt_ids(words, two["prompt"])
     assert (one["chosen"], one["rejected"]) == (two["chosen"], two["rejected"])
-    assert records.canonical(one["prompt"]) == records.canonical(two["prompt"])
+    assert talks.canonical(one["prompt"]) == talks.canonical(two["prompt"])
 
 
 def test_ultrafeedback_has_a_prompt_string_beside_whole_conversations(tmp_path):
@@ -218,6 +218,72 @@ def test_a_prompt_that_ends_in_the_assistants_words_is_continued(tmp_path, whole
     words = tokenizer("qwen3")
     ids = data.prompt_ids(words, prompt) + data.completion_ids(words, row["chosen"])
     assert words.decode(ids) == "<|im_start|>user\nName a river.<|im_end|>\n<|im_start|>assistant\nThe river is the Danube.<|im_end|>"
+
+
+@pytest.mark.parametrize("form", [list, transcript, lambda talk: [dict(turn) for turn in talk]], ids=["messages", "transcript", "copies"])
+def test_a_conversation_that_ends_with_the_user_teaches_nobodys_words(tmp_path, form):
+    bad = {"chosen": form([*TURNS, user("Thanks!")]), "rejected": form(OTHER)}
+    kept, (said,) = read(tmp_path, *ROWS, bad)
+    assert kept == ROWS and "1 with a conversation that does not end with the assistant's turn (line 7)" in said
+
+
+@pytest.mark.parametrize("write_as", [json.dumps, str, lambda talk: json.dumps(talk, indent=1)], ids=["JSON", "Python", "indented"])
+def test_conversations_stored_as_text_are_conversations(tmp_path, write_as):
+    talks = {"chosen": TURNS, "rejected": [*TURNS[:-1], assistant("Don't ask.")]}
+    assert read(tmp_path, {name: write_as(talk) for name, talk in talks.items()})[0] == read(tmp_path, talks)[0]
+    one = read(tmp_path, {"prompt": write_as(TURNS[:1]), "chosen": write_as(TURNS[:2]), "rejected": write_as(OTHER[:2])})[0]
+    assert one == [{"prompt": TURNS[:1], "chosen": "The Danube.", "rejected": "Water."}]
+    with pytest.raises(UserError, match="conversation stored as text that cannot be read"):  # as numpy prints it
+        read(tmp_path, {name: "\n ".join(map(str, talk)).join("[]") for name, talk in talks.items()})
+
+
+def test_an_answer_of_json_that_is_no_conversation_stays_text(tmp_path):
+    row = GOOD | {"chosen": '[{"name": "Danube"}]', "rejected": "[1, 2"}
+    assert read(tmp_path, row)[0] == [row]
+
+
+@pytest.mark.parametrize("names", [("User", "Assistant"), ("human", "gpt"), ("prompter", "assistant"), (" USER", "model")])
+def test_roles_are_read_by_their_common_names(tmp_path, names):
+    def renamed(talk):
+        return [turn | {"role": names[turn["role"] == "assistant"]} for turn in talk]
+
+    row = {"chosen": TURNS, "rejected": OTHER}
+    assert read(tmp_path, {name: renamed(talk) for name, talk in row.items()})[0] == read(tmp_path, row)[0]
+
+
+def test_transcripts_are_known_without_their_blank_lines_and_behind_a_preamble():
+    turns = [user("Hi."), assistant("Hello."), user("Why?")]
+    assert talks.turns_of("Human: Hi.\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:") == turns
+    assert talks.turns_of(transcript(turns)) == turns
+    assert talks.turns_of("Be kind." + transcript(turns) + "\n\nAssistant:") == [{"role": "system", "content": "Be kind."}, *turns]
+    for text in ("Human: a history", "What does this mean?\n\nHuman: Hi.\n\nAssistant: Hello."):  # ordinary questions
+        assert talks.turns_of(text) == [user(text)]
+
+
+def test_a_whole_transcript_as_completion_is_the_answer_alone(tmp_path):
+    prompts = ("Name a river.", "\n\nHuman: Name a river.\n\nAssistant:")
+    rows = [{"prompt": prompt, "completion": transcript(TURNS[:2])} for prompt in prompts]
+    assert [row["completion"] for row in data.read_demonstrations(write(tmp_path, rows))] == ["The Danube."] * 2
+
+
+@pytest.mark.parametrize("prompt", ["\n\nHuman: Why?", "\n\nHuman: Why?\n\nAssistant:"])
+def test_answers_lose_the_marker_of_their_turn(tmp_path, prompt):
+    rows = read(tmp_path, {"prompt": prompt, "chosen": "\n\nAssistant: So.", "rejected": "Assistant: No."})[0]
+    assert rows == [{"prompt": "\n\nHuman: Why?\n\nAssistant:", "chosen": "So.", "rejected": "No."}]
+
+
+@pytest.mark.parametrize("form", [list, transcript])
+@pytest.mark.parametrize("prompt", ["", " ", None, []])
+def test_an_empty_prompt_beside_conversations_is_none(tmp_path, form, prompt):
+    talks = {"chosen": form(TURNS), "rejected": form([*TURNS[:-1], assistant("Ask another.")])}
+    assert read(tmp_path, talks | {"prompt": prompt})[0] == read(tmp_path, talks)[0]
+
+
+def test_columns_may_change_places_and_text_parts_may_be_null(tmp_path):
+    flipped = read(tmp_path, GOOD, columns={"chosen": "rejected", "rejected": "chosen"})[0]
+    assert flipped == [{"prompt": "the film", "chosen": "was long", "rejected": "was good"}]
+    parts = [{"type": "text", "text": "Why?"}, {"type": "text", "text": None}]
+    assert read(tmp_path, GOOD | {"prompt": [user(parts)]})[0][0]["prompt"] == [user("Why?")]
 
 
 # ---------------------------------------------------------------------------------------------- files
