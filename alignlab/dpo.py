@@ -7,35 +7,23 @@ import torch
 from torch import Tensor
 
 from alignlab.data import Batch, Example, collate, encode_all, lengths
-from alignlab.losses import dpo_loss, sequence_logps
+from alignlab.losses import accuracy, dpo_loss, sequence_logps
 from alignlab.models import Policy
-from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
+from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+    """Beta, label smoothing and the learning rate are read at each step, so a change takes effect at the next one."""
 
-    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
-
-    beta: > 0; the price of KL (see the head of losses.py).
-    label_smoothing: in [0, 0.5); the share of labels expected to be wrong (cDPO).
-    learning_rate: of AdamW; works together with beta.
-    batch_size: pairs a step.
-    micro_batch_size: pairs in memory at once; changes memory, not the result.
-    epochs: passes over the pairs.
-    max_length: tokens of prompt and completion together; no more than the model can take.
-    seed: order of the pairs.
-    """
-
-    beta: float = 0.5
-    label_smoothing: float = 0.0
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    micro_batch_size: int = 64
-    epochs: int = 2
-    max_length: int = 128
-    seed: int = 0
+    beta: float = 0.5  # > 0; the price of KL (see the head of losses.py)
+    label_smoothing: float = 0.0  # in [0, 0.5); the share of labels expected to be wrong (cDPO)
+    learning_rate: float = 1e-3  # of AdamW; works together with beta
+    batch_size: int = 64  # pairs per step
+    micro_batch_size: int = 64  # pairs in memory at once; changes memory use, not the result
+    epochs: int = 2  # passes over the pairs
+    max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
+    seed: int = 0  # order of the pairs
 
 
 def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callable[..., Tensor] = dpo_loss) -> Iterator[dict]:
@@ -54,29 +42,28 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
-        beta, smoothing = config.beta, config.label_smoothing
-        seen = []
-
-        def parts():
-            for micro in micro_batches(rows, tokens, config.micro_batch_size):
-                batch = _both(policy, [examples[row] for row in micro.tolist()])
-                if references[micro].isnan().any():
-                    references[micro] = reference_logps(policy, batch).T.cpu()
-                reference = references[micro].T.to(policy.device)  # (2, micro)
-                logps = _by_pair(policy.logps(batch), batch)
-                seen.append((logps.detach(), reference))
-                options = {"label_smoothing": smoothing} if smoothing else {}
-                yield loss_fn(*logps, *reference, beta, **options) * (len(micro) / len(rows))
-
-        loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
+        beta, options = config.beta, {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+        set_learning_rate(optimizer, config.learning_rate * warm_then_decay(step, len(steps)))
+        loss, seen = 0.0, []
+        optimizer.zero_grad()
+        for micro in micro_batches(rows, tokens, config.micro_batch_size):
+            batch = _both(policy, [examples[row] for row in micro.tolist()])
+            if references[micro].isnan().any():
+                references[micro] = reference_logps(policy, batch).T.cpu()
+            reference = references[micro].T.to(policy.device)  # (2, micro): chosen, rejected
+            logps = _by_pair(policy.logps(batch), batch)  # (2, micro)
+            part = loss_fn(*logps, *reference, beta, **options) * (len(micro) / len(rows))
+            part.backward()
+            loss += part.item()
+            seen.append((logps.detach(), reference))
+        norm = clip_gradients(optimizer, loss)
+        optimizer.step()
         logps, reference = (torch.cat(column, dim=1) for column in zip(*seen, strict=True))
         chosen_reward, rejected_reward = beta * (logps - reference)
         margin = chosen_reward - rejected_reward
-        right = (margin > 0).float() + (margin == 0).float() / 2
         yield {
             "stage": "dpo", "step": step, "steps": len(steps), "beta": beta, "loss": loss,
-            "accuracy": right.mean().item(),
-            "margin": margin.mean().item(),
+            "accuracy": accuracy(margin).item(), "margin": margin.mean().item(),
             "chosen_reward": chosen_reward.mean().item(), "rejected_reward": rejected_reward.mean().item(),
             "chosen_logps": logps[0].mean().item(), "rejected_logps": logps[1].mean().item(), "gradient_norm": norm,
         }  # fmt: skip

@@ -211,6 +211,15 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logp.exp() * logp).sum(-1)
 
 
+def accuracy(margins: Tensor) -> Tensor:
+    """Share of margins above 0, as a scalar; a margin of exactly 0 counts half, as a coin would.
+
+    >>> accuracy(torch.tensor([2.0, 0.0, -1.0, 0.5])).item()
+    0.625
+    """
+    return (margins > 0).float().mean() + (margins == 0).float().mean() / 2
+
+
 # ---------------------------------------------------------------------------------------------- PPO
 
 

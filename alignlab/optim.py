@@ -1,5 +1,6 @@
-"""What the four stages share: one optimiser step, in parts that fit in memory, guarded against non-finite numbers."""
+"""What the stages share around their loops: the optimiser, its learning rate, the guard of its step, and how a batch is cut."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -18,42 +19,33 @@ def warm_then_decay(step: int, total: int) -> float:
     return min(1.0, (step + 1) / max(1, total // 20)) * (1 - 0.9 * step / max(1, total))
 
 
-def descend(
-    optimizer: torch.optim.Optimizer, learning_rate: float | Sequence[float], losses: Iterable[Tensor], max_norm: float = 1.0
-) -> tuple[float, float]:
-    """Add up the gradients of `losses` (parts of one batch, already weighted), clip them and take one step.
+def set_learning_rate(optimizer: torch.optim.Optimizer, *rates: float) -> None:
+    """Set the learning rate of the next step: one for each group of the optimiser's parameters."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
-    Each group of parameters is clipped by itself, so that a large value loss does not shrink the policy's step.
+
+def clip_gradients(optimizer: torch.optim.Optimizer, loss: float, max_norm: float = 1.0) -> float:
+    """Clip the gradients of each group of parameters to `max_norm`; returns their joint norm before that.
+
+    Each group is clipped by itself, so that a large value loss does not shrink the policy's step.
 
     Args:
-        learning_rate: one number, or one for each group of the optimiser's parameters.
-
-    Returns:
-        the summed loss, and the gradient's norm before clipping.
+        loss: what the gradients are of, to be checked as well.
 
     Raises:
-        TrainingError: a loss or gradient is not finite; nothing was changed.
+        TrainingError: the loss or a gradient is not finite. No weight has changed yet.
     """
     groups = optimizer.param_groups
-    rates = [learning_rate] * len(groups) if isinstance(learning_rate, float | int) else list(learning_rate)
-    optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for loss in losses:
-        if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()}; lower the learning rate (now {rates[0]:g})")
-        loss.backward()
-        total += loss.item()
-    norm = torch.stack([nn.utils.clip_grad_norm_(group["params"], max_norm) for group in groups]).norm()
-    if not torch.isfinite(norm):
-        raise TrainingError(f"the gradient's norm is {norm.item()}; lower the learning rate (now {rates[0]:g})")
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
-    optimizer.step()
-    return total, norm.item()
+    norm = torch.stack([nn.utils.clip_grad_norm_(group["params"], max_norm) for group in groups]).norm().item()
+    for name, number in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(number):
+            raise TrainingError(f"the {name} is {number}; lower the learning rate (now {groups[0]['lr']:g})")
+    return norm
 
 
 def micro_batches(rows: Tensor, lengths: Tensor, size: int) -> Sequence[Tensor]:
-    """A batch's rows in parts of `size`; where one part does not hold them all, rows of like length go together: less padding.
+    """A batch's rows in parts of `size`; where one part does not hold them all, rows of similar length go together: less padding.
 
     Args:
         rows: (B,) positions. lengths: (N,) tokens of each position.

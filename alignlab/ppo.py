@@ -20,7 +20,7 @@ from alignlab.losses import (
     value_loss,
 )
 from alignlab.models import Policy, Scored, ValueHead
-from alignlab.optim import descend, micro_batches, optimiser, warm_then_decay
+from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
 from alignlab.rollout import Completions, sample
 
 LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
@@ -29,44 +29,27 @@ Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Read while it runs: sampling's settings and beta at each iteration, those of learning at each epoch; `seed` at the start.
+    """Beta and the settings of sampling are read at each iteration, those of learning at each epoch, the rest at the start."""
 
-    beta: >= 0; the price of KL (see the head of losses.py), in reward units a nat.
-    kl_target: nats a completion, or None; with it beta is moved to hold the KL there.
-    kl_horizon: completions over which an adaptive beta may change by a fifth.
-    clip_epsilon: how far the ratio to the policy that sampled may move with profit.
-    value_clip: the same for values, in reward units, or None.
-    gamma, lam: discount, and GAE's trade of bias (0) for variance (1).
-    learning_rate, value_learning_rate: of AdamW at their highest, for the policy and for the value head; both fall to a tenth.
-    iterations: times the policy samples.
-    batch_size: completions an iteration.
-    epochs, minibatch_size: passes over them, and completions a step.
-    micro_batch_size: completions in memory at once while learning, or None for a whole minibatch; changes memory, not the result.
-    stop_kl: end an iteration's epochs once the policy is this far from the one that sampled, nats a token; or None.
-    missing_eos_score: the score of a completion that did not end by itself, in the units of the (centred) score.
-    max_new_tokens, temperature: of sampling; log-probs are scored at the same temperature.
-    seed: prompts, samples and minibatches.
-    """
-
-    beta: float = 0.38
-    kl_target: float | None = None
-    kl_horizon: int = 5000
-    clip_epsilon: float = 0.2
-    value_clip: float | None = None
-    gamma: float = 1.0
-    lam: float = 1.0
-    learning_rate: float = 3e-3
-    value_learning_rate: float = 1e-2
-    iterations: int = 24
-    batch_size: int = 384
-    epochs: int = 2
-    minibatch_size: int = 128
-    micro_batch_size: int | None = None
-    stop_kl: float | None = None
-    missing_eos_score: float = -3.0
-    max_new_tokens: int = 48
-    temperature: float = 1.0
-    seed: int = 0
+    beta: float = 0.38  # >= 0; the price of KL (see the head of losses.py), in reward units per nat
+    kl_target: float | None = None  # nats per completion, or None; with it, beta is adapted to hold the KL there
+    kl_horizon: int = 5000  # completions over which an adaptive beta may change by a fifth
+    clip_epsilon: float = 0.2  # how far the ratio to the policy that sampled may move before the objective stops rewarding it
+    value_clip: float | None = None  # the same for values, in reward units, or None
+    gamma: float = 1.0  # discount
+    lam: float = 1.0  # GAE's trade of bias (0) for variance (1)
+    learning_rate: float = 3e-3  # of AdamW at its highest, for the policy; it falls to a tenth
+    value_learning_rate: float = 1e-2  # the same for the value head
+    iterations: int = 24  # times the policy samples
+    batch_size: int = 384  # completions per iteration
+    epochs: int = 2  # passes over them
+    minibatch_size: int = 128  # completions per step
+    micro_batch_size: int | None = None  # completions in memory at once while learning; None for a whole minibatch; no effect on the result
+    stop_kl: float | None = None  # end an iteration's epochs once the policy is this far from the one that sampled, nats per token; or None
+    missing_eos_score: float = -3.0  # the score of a completion that did not end by itself, in the units of the (centred) score
+    max_new_tokens: int = 48  # of sampling
+    temperature: float = 1.0  # of sampling; log-probs are scored at the same one
+    seed: int = 0  # of prompts, samples and minibatches
 
 
 class Experience(NamedTuple):
@@ -146,41 +129,47 @@ def update(
     optimizer: torch.optim.Optimizer,
     experience: Experience,
     config: Config,
-    generator,
+    generator: torch.Generator,
     share: float = 1.0,
 ) -> dict:
-    """One epoch of minibatches over the experience, at that share of the learning rate; returns metrics, means over the epoch."""
-    seen, whole = [], experience.samples.batch.mask
+    """One epoch of minibatches over the experience, at that share of the learning rates; returns metrics, means over the epoch."""
+    whole, parts = experience.samples.batch, []
     minibatches = torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size)
-
-    def parts(rows: Tensor):
-        for micro in micro_batches(rows, experience.samples.batch.attention.sum(-1), config.micro_batch_size or len(rows)):
-            batch = experience.samples.batch.rows(micro)
-            width, mask = batch.ids.shape[1], batch.mask
+    for rows in minibatches:
+        rows, loss = rows.to(policy.device), 0.0
+        set_learning_rate(optimizer, config.learning_rate * share, config.value_learning_rate * share)
+        optimizer.zero_grad()
+        for micro in micro_batches(rows, whole.attention.sum(-1), config.micro_batch_size or len(rows)):
+            batch = whole.rows(micro)
+            mask, width = batch.mask, batch.ids.shape[1]
             old_logps, advantages, returns, old_values = (
                 tensor[micro, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
             )
             logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
-            values = value_head(hidden)
             policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
-            value_part = value_loss(values, old_values, returns, mask, config.value_clip)
-            weight = mask.sum() / whole[rows].sum()  # means over tokens, so a part counts by its tokens
-            yield weight * (policy_part + value_part)
-            log_ratio = (logps - old_logps).detach()
-            seen.append((weight.item() / len(minibatches), {
-                "loss": policy_part.item(),
-                "value_loss": value_part.item(),
-                "clip_fraction": masked_mean((log_ratio.exp() - 1).abs().gt(config.clip_epsilon).float(), mask).item(),
-                "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps.detach(), "k3"), mask).item(),
-                "ratio": log_ratio.exp().max().item(),
+            value_part = value_loss(value_head(hidden), old_values, returns, mask, config.value_clip)
+            weight = mask.sum() / whole.mask[rows].sum()  # both are means over tokens, so a part counts by its tokens
+            part = weight * (policy_part + value_part)
+            part.backward()
+            loss += part.item()
+            parts.append((weight.item() / len(minibatches), {
+                "loss": policy_part.item(), "value_loss": value_part.item(), **_moved(logps.detach(), old_logps, mask, config.clip_epsilon),
             }))  # fmt: skip
+        clip_gradients(optimizer, loss)
+        optimizer.step()
+    means = {key: sum(weight * part[key] for weight, part in parts) for key in parts[0][1]}
+    known = explained_variance(experience.values, experience.returns, whole.mask).item()
+    return means | {"ratio": max(part["ratio"] for _, part in parts), "explained_variance": known}
 
-    for rows in minibatches:
-        rates = config.learning_rate * share, config.value_learning_rate * share
-        descend(optimizer, rates, parts(rows.to(policy.device)))
-    means = {key: sum(weight * part[key] for weight, part in seen) for key in seen[0][1]}
-    known = explained_variance(experience.values, experience.returns, whole).item()
-    return means | {"ratio": max(part["ratio"] for _, part in seen), "explained_variance": known}
+
+def _moved(logps: Tensor, old_logps: Tensor, mask: Tensor, clip_epsilon: float) -> dict:
+    """How far the policy is from the one that sampled."""
+    ratio = (logps - old_logps).exp()
+    return {
+        "clip_fraction": masked_mean((ratio - 1).abs().gt(clip_epsilon).float(), mask).item(),
+        "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
+        "ratio": ratio.max().item(),
+    }
 
 
 def describe(experience: Experience, beta: float) -> dict:

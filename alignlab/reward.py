@@ -8,29 +8,19 @@ import torch
 from alignlab import losses
 from alignlab.data import collate, encode_all, lengths
 from alignlab.models import RewardModel
-from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
+from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+    """The learning rate is read at each step, so a change takes effect at the next one; the rest is read at the start."""
 
-    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
-
-    learning_rate: of AdamW.
-    batch_size: pairs a step.
-    micro_batch_size: pairs in memory at once; changes memory, not the result.
-    epochs: passes over the pairs; beyond the first few a reward model overfits.
-    max_length: tokens of prompt and completion together; no more than the model can take.
-    seed: order of the pairs.
-    """
-
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    micro_batch_size: int = 64
-    epochs: int = 2
-    max_length: int = 128
-    seed: int = 0
+    learning_rate: float = 3e-3  # of AdamW
+    batch_size: int = 64  # pairs per step
+    micro_batch_size: int = 64  # pairs in memory at once; changes memory use, not the result
+    epochs: int = 2  # passes over the pairs; beyond the first few a reward model overfits
+    max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
+    seed: int = 0  # order of the pairs
 
 
 def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> Iterator[dict]:
@@ -44,20 +34,21 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
     optimizer = optimiser(reward_model.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
-        margins = []
-
-        def parts():
-            for micro in micro_batches(rows, tokens, config.micro_batch_size):
-                chosen, rejected = zip(*(examples[row] for row in micro.tolist()), strict=True)
-                batch = collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device)
-                chosen_scores, rejected_scores = reward_model.scores(batch).chunk(2)
-                margins.append((chosen_scores - rejected_scores).detach())
-                yield losses.preference_loss(chosen_scores, rejected_scores) * (len(micro) / len(rows))
-
-        loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
+        set_learning_rate(optimizer, config.learning_rate * warm_then_decay(step, len(steps)))
+        loss, margins = 0.0, []
+        optimizer.zero_grad()
+        for micro in micro_batches(rows, tokens, config.micro_batch_size):
+            chosen, rejected = zip(*(examples[row] for row in micro.tolist()), strict=True)
+            batch = collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device)
+            chosen_scores, rejected_scores = reward_model.scores(batch).chunk(2)
+            part = losses.preference_loss(chosen_scores, rejected_scores) * (len(micro) / len(rows))
+            part.backward()
+            loss += part.item()
+            margins.append((chosen_scores - rejected_scores).detach())
+        norm = clip_gradients(optimizer, loss)
+        optimizer.step()
         margin = torch.cat(margins)
-        right = (margin > 0).float() + (margin == 0).float() / 2
         yield {
             "stage": "reward", "step": step, "steps": len(steps), "loss": loss,
-            "accuracy": right.mean().item(), "margin": margin.mean().item(), "gradient_norm": norm,
+            "accuracy": losses.accuracy(margin).item(), "margin": margin.mean().item(), "gradient_norm": norm,
         }  # fmt: skip

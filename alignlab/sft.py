@@ -9,29 +9,19 @@ from torch import Tensor
 from alignlab.data import collate, encode_all, lengths
 from alignlab.losses import sft_loss
 from alignlab.models import Policy
-from alignlab.optim import descend, micro_batches, minibatches, optimiser, warm_then_decay
+from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
 
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """Rates, beta and the like are read at each step, so that a change acts at the next one.
+    """The learning rate is read at each step, so a change takes effect at the next one; the rest is read at the start."""
 
-    What lays out the steps (epochs, batch_size, max_length, seed) is read at the start.
-
-    learning_rate: of AdamW; too high forgets, too low learns nothing.
-    batch_size: demonstrations a step.
-    micro_batch_size: demonstrations in memory at once; changes memory, not the result.
-    epochs: passes over the demonstrations.
-    max_length: tokens of prompt and completion together; no more than the model can take.
-    seed: order of the demonstrations.
-    """
-
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    micro_batch_size: int = 64
-    epochs: int = 2
-    max_length: int = 128
-    seed: int = 0
+    learning_rate: float = 3e-3  # of AdamW; too high forgets, too low learns nothing
+    batch_size: int = 64  # demonstrations per step
+    micro_batch_size: int = 64  # demonstrations in memory at once; changes memory use, not the result
+    epochs: int = 2  # passes over the demonstrations
+    max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
+    seed: int = 0  # order of the demonstrations
 
 
 def train(
@@ -52,15 +42,16 @@ def train(
     optimizer = optimiser(policy.parameters())
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
-        tokens = sum(len(examples[row].completion) for row in rows.tolist())
-
-        def parts():
-            for micro in micro_batches(rows, length, config.micro_batch_size):
-                batch = collate([examples[row] for row in micro.tolist()], policy.tokenizer.pad_token_id, policy.device)
-                share = batch.mask.sum() / tokens  # weighted by tokens over the whole batch
-                yield loss_fn(policy.logps(batch), batch.mask) * share
-
-        loss, norm = descend(optimizer, config.learning_rate * warm_then_decay(step, len(steps)), parts())
+        set_learning_rate(optimizer, config.learning_rate * warm_then_decay(step, len(steps)))
+        tokens, loss = sum(len(examples[row].completion) for row in rows.tolist()), 0.0
+        optimizer.zero_grad()
+        for micro in micro_batches(rows, length, config.micro_batch_size):
+            batch = collate([examples[row] for row in micro.tolist()], policy.tokenizer.pad_token_id, policy.device)
+            part = loss_fn(policy.logps(batch), batch.mask) * (batch.mask.sum() / tokens)  # a mean over the tokens of the whole batch
+            part.backward()
+            loss += part.item()
+        norm = clip_gradients(optimizer, loss)
+        optimizer.step()
         yield {
             "stage": "sft", "step": step, "steps": len(steps), "loss": loss, "perplexity": torch.tensor(loss).exp().item(),
             "tokens": tokens, "gradient_norm": norm,

@@ -22,7 +22,7 @@ from alignlab import dpo, evaluate, losses, ppo, reward, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
-from alignlab.optim import descend, micro_batches, minibatches, warm_then_decay
+from alignlab.optim import clip_gradients, micro_batches, minibatches, set_learning_rate, warm_then_decay
 
 near = {"rtol": 0, "atol": 1e-5}
 STAGES = ["sft", "reward", "dpo", "ppo"]
@@ -155,19 +155,24 @@ def test_a_full_policy_trains_while_its_reference_stays(stage):
 # ---------------------------------------------------------------------------------------------- one step of the optimiser
 
 
-def test_parts_of_a_batch_add_up_to_its_gradient():
-    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    loss, norm = descend(optimizer, 0.5, (x * weight.sum() for x in (0.1, 0.2)), max_norm=9)
-    assert loss == pytest.approx(0.9) and norm == pytest.approx(0.3 * 2**0.5)
-    torch.testing.assert_close(weight.data, torch.tensor([1 - 0.15, 2 - 0.15]))
-
-
 def test_a_gradient_longer_than_the_limit_is_shortened_to_it_and_reported_as_it_was():
     weight = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
-    loss, norm = descend(torch.optim.SGD([weight], lr=0.0), 1.0, [weight @ torch.tensor([3.0, 4.0])], max_norm=1.0)
-    assert norm == pytest.approx(5)
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    set_learning_rate(optimizer, 1.0)
+    (weight @ torch.tensor([3.0, 4.0])).backward()
+    assert clip_gradients(optimizer, 0.0, max_norm=1.0) == pytest.approx(5)
+    optimizer.step()
     torch.testing.assert_close(weight.data, -torch.tensor([0.6, 0.8]), rtol=0, atol=1e-5)
+
+
+def test_each_group_has_a_rate_and_is_clipped_by_itself():
+    policy, value = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [policy]}, {"params": [value]}], lr=0.0)
+    set_learning_rate(optimizer, 0.5, 2.0)
+    (0.25 * policy + 100 * value).sum().backward()
+    clip_gradients(optimizer, 0.0)
+    optimizer.step()
+    assert policy.item() == pytest.approx(-0.125) and value.item() == pytest.approx(-2.0, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +184,13 @@ def test_a_gradient_longer_than_the_limit_is_shortened_to_it_and_reported_as_it_
     ],
     ids=["NaN", "infinite", "finite with an infinite gradient"],
 )
-def test_a_number_that_is_not_finite_changes_nothing_and_names_the_cure(loss, said):
+def test_a_number_that_is_not_finite_is_refused_with_the_cure_before_any_step(loss, said):
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    optimizer = torch.optim.AdamW([weight], lr=0.0)
+    optimizer = torch.optim.AdamW([weight], lr=0.25)
+    value = loss(weight)
+    value.backward()
     with pytest.raises(TrainingError, match=f"{said}.*lower the learning rate .now 0.25."):
-        descend(optimizer, 0.25, (part(weight) for part in (torch.sum, loss)))
+        clip_gradients(optimizer, value.item())
     assert weight.tolist() == [1.0, 2.0]
 
 
@@ -225,7 +232,7 @@ def one_step(module, base, records, micro, **settings):
     return metrics, gradients(model), copies(model.parameters())
 
 
-def test_micro_batches_put_rows_of_like_length_together_and_leave_a_single_part_as_it_is():
+def test_micro_batches_put_rows_of_similar_length_together_and_leave_a_single_part_as_it_is():
     rows, tokens = torch.tensor([3, 0, 2, 1, 4]), torch.tensor([9, 1, 8, 2, 5])
     assert [part.tolist() for part in micro_batches(rows, tokens, 2)] == [[1, 3], [4, 2], [0]]
     assert [part.tolist() for part in micro_batches(rows, tokens, 5)] == [[3, 0, 2, 1, 4]]
