@@ -18,6 +18,7 @@ from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run
 from alignlab.sizes import Size, tiny
+from alignlab.stages import METHODS
 
 PLACE = Path("runs/benchmark")
 PPO_BETAS = (2.0, 1.0, 0.6, 0.35, 0.25)
@@ -35,7 +36,7 @@ def seeds(of: Sequence[int]) -> None:
         print(view.table(comparisons[-1]), flush=True)
     print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]")
     print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
-    for name in ("best_of_16", "ppo", "dpo"):
+    for name in ("best_of_16", *METHODS):
         for key in ("kl", "gold", "gain_sd", "win_rate", "gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"):
             values = [c["policies"][name][key] for c in comparisons]
             if all(values):
@@ -88,7 +89,8 @@ def hacking(of: Sequence[int]) -> None:
             f"shown: {drop[1] > 0 and mean(last['scores']) > mean(peak['scores'])}"
         )
         pipeline.run.write_json("hacking.json", course)
-        (pipeline.run.folder / "hacking.png").write_bytes(view.png(view.hacking_figure(course)))
+        figure = view.hacking_figure(course, "PPO without KL against a judge of 200 pairs")
+        (pipeline.run.folder / "hacking.png").write_bytes(view.png(figure))
 
 
 def _pipeline(folder: Path, size: Size, seed: int) -> Pipeline:

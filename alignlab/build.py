@@ -135,7 +135,8 @@ def write_pairs(folder: Path) -> None:
         ("preferences_test.jsonl", data.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
     ):
         asked = [prompts[i % len(prompts)] for i in range(count)]
-        records = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=size.ppo.max_new_tokens)
+        limit = size.sampling.max_new_tokens
+        records = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
         data.write_lines(folder / name, records)
         print(f"{name}: {len(records)} pairs of {count} prompts asked", flush=True)
 

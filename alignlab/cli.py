@@ -1,7 +1,6 @@
 """The command line: options in, one message out. All work is done elsewhere."""
 
 import importlib.util
-import math
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import typer
 from tqdm import tqdm
 
 from alignlab.errors import UserError
+from alignlab.stages import METHODS, stages
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Train, judge and compare the two ways of aligning a language model with preferences.")  # fmt: skip
@@ -78,7 +78,8 @@ def run(
     for sample in comparison["samples"][:3]:
         prompt = last_message(sample["prompt"])
         print(f"\n{prompt}")
-        for name, label in view.NAMES.items():
+        for name in comparison["policies"]:
+            label = view.NAMES[name]
             print(f"  {label:11}{sample[name]['gold']:6.2f}  {sample[name]['text']}")
     print(f"\nreport: {folder / 'report.html'}\nall files: {folder}")
 
@@ -93,17 +94,15 @@ def _stage_command(name: str, words: str) -> None:
         source = _source(strict, limit, split, config, columns, max_new_tokens)
         own = {"learning_rate": learning_rate, "epochs": epochs}
         with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, {name: own}) as pipeline:
-            getattr(pipeline, {"sft": "reference", "reward": "reward_model"}.get(name, name))
+            pipeline.make(name)
         print(f"done: {pipeline.run.folder / name}")
 
     command.__doc__ = words
     app.command(name)(command)
 
 
-_stage_command("sft", "Supervised fine-tuning alone.")
-_stage_command("reward", "The reward model, after what it needs.")
-_stage_command("ppo", "PPO, after what it needs.")
-_stage_command("dpo", "DPO, after what it needs.")
+for _name in ("sft", "reward", *METHODS):
+    _stage_command(_name, f"The stage {_name} alone, after what it needs.")
 
 
 def _comparison(path: Path) -> dict:
@@ -131,7 +130,7 @@ def compare(
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file for the figure, such as {out / 'comparison.png'}")
     for name, comparison in comparisons.items():
-        print(f"{name} (beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO)\n{view.table(comparison)}\n")
+        print(f"{name} ({view.betas(comparison)})\n{view.table(comparison)}\n")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(view.png(view.runs_figure(comparisons)))
     print(f"figure: {out}")
@@ -171,16 +170,12 @@ def _source(strict, limit, split, config, columns, max_new_tokens):
 
 
 @contextmanager
-def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, stages=None):
+def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, changes=None):
     """Check all options before anything is written, then open the run and keep other processes out of it.
 
-    `stages` holds settings of single stages, {stage: {name: value or None}}.
+    `changes` holds settings of single stages, {stage: {name: value or None}}.
     """
-    ppo_beta, dpo_beta = (beta if value is None else value for value in (ppo_beta, dpo_beta))
-    if ppo_beta is not None and not 0 <= ppo_beta < math.inf:
-        raise UserError(f"beta must be >= 0 for PPO, got {ppo_beta:g}; a larger beta stays nearer to the SFT model")
-    if dpo_beta is not None and not 0 < dpo_beta < math.inf:
-        raise UserError(f"beta must be > 0 for DPO, got {dpo_beta:g}; try 0.1 to 1, or set PPO's alone with --ppo-beta")
+    betas = {name: beta if own is None else own for name, own in zip(METHODS, (ppo_beta, dpo_beta), strict=True)}
     from transformers.utils.logging import disable_progress_bar
 
     from alignlab.pipeline import Pipeline
@@ -193,13 +188,13 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     settings = choose(size, model, data, demonstrations, fast, source, tqdm.write)
     settings.set_seed(seed)
     name = [settings.name, *(["fast"] if fast else [])]
-    if ppo_beta is not None:
-        settings.ppo.beta = ppo_beta
-        name.append(f"ppo-beta{ppo_beta:g}")
-    if dpo_beta is not None:
-        settings.dpo.beta = dpo_beta
-        name.append(f"dpo-beta{dpo_beta:g}")
-    for stage, values in (stages or {}).items():
+    for method, value in betas.items():
+        if value is not None:
+            getattr(settings, method).beta = value
+            name.append(f"{method}-beta{value:g}")
+        if complaint := stages()[method].check(getattr(settings, method)):
+            raise UserError(complaint)
+    for stage, values in (changes or {}).items():
         for key, value in values.items():
             if value is not None:
                 setattr(getattr(settings, stage), key, value)

@@ -2,54 +2,19 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from alignlab.view import COLOURS, FAINT, INK, as_it_stands, plain_axes, png, smooth
+from alignlab.stage import Panel
+from alignlab.stages import stages
+from alignlab.view import BLUE, COLOURS, FAINT, GREEN, INK, PURPLE, VERMILION, as_it_stands, plain_axes, png, smooth
 
 DASHES = ("-", (0, (5, 2)))
-PAIR = (COLOURS["ppo"], COLOURS["dpo"])  # of two trainings, or of two curves on one scale
-SECOND = "#009E73"  # what is measured on the right-hand axis
+PAIR = (VERMILION, BLUE)  # of two trainings, or of two curves on one scale
+SECOND = GREEN  # what is measured on the right-hand axis
 MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with its moving average over it
 
 
-class Panel(NamedTuple):
-    """One small set of axes: a title, and (key, label) of the curves on its left and on its right scale."""
-
-    title: str
-    left: Sequence[tuple[str, str]]
-    right: Sequence[tuple[str, str]] = ()
-
-
-PANELS = {
-    "sft": [
-        Panel("Loss, nats a token", [("loss", "loss")]),
-        Panel("Perplexity", [("perplexity", "perplexity")]),
-        Panel("Gradient norm", [("gradient_norm", "norm")]),
-    ],
-    "reward": [
-        Panel("Loss (log 2 = 0.69: knows nothing)", [("loss", "training batch"), ("test_loss", "held-out pairs")]),
-        Panel("Accuracy", [("accuracy", "training batch"), ("test_accuracy", "held-out pairs")]),
-        Panel("Margin: chosen score - rejected score", [("margin", "margin")]),
-    ],
-    "ppo": [
-        Panel("Reward", [("reward", "reward model"), ("gold", "gold, not seen")]),
-        Panel("KL to the reference, nats", [("kl", "KL")]),
-        Panel("Value head", [("value_loss", "value loss")], [("explained_variance", "explained variance")]),
-        Panel("Policy", [("entropy", "entropy, nats a token")], [("clip_fraction", "clip fraction")]),
-        Panel("Completions", [("length", "tokens")], [("stop_rate", "share that ends")]),
-        Panel("Beta, the price of KL", [("beta", "beta")]),
-    ],
-    "dpo": [
-        Panel("Loss (log 2 = 0.69 at the start)", [("loss", "loss")]),
-        Panel("Preference accuracy", [("accuracy", "accuracy")]),
-        Panel("Margin of the implicit reward", [("margin", "margin")]),
-        Panel("Log-probs, nats a completion", [("chosen_logps", "chosen"), ("rejected_logps", "rejected")]),
-        Panel("KL to the reference, nats", [("kl", "KL")], [("beta", "beta")]),
-        Panel("Gold reward, not seen", [("gold", "gold")]),
-    ],
-}  # fmt: skip
 COMPARED = {
     "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
     "accuracy": "Preference accuracy", "length": "Tokens a completion", "entropy": "Entropy, nats a token", "loss": "Loss",
@@ -91,7 +56,7 @@ class Dashboard:
 
     def _lay_out(self, histories: Sequence[Sequence[dict]]) -> None:
         two, share, self.known = len(histories) > 1, self._as_share(histories), _known(histories)
-        panels = self._compared() if two else PANELS[histories[0][0]["stage"]]
+        panels = self._compared() if two else stages()[histories[0][0]["stage"]].panels
         rows = -(-(len(panels) + two) // 3)
         height = 2.7 * rows
         self.figure = Figure(figsize=(12, height))
@@ -137,7 +102,7 @@ class Dashboard:
 
     def _compared(self) -> list[Panel]:
         keys = [key for key in COMPARED if any(key in known for known in self.known)]
-        return [Panel(COMPARED[key], [(key, key)]) for key in keys[:5]]
+        return [Panel(COMPARED[key], ((key, key),)) for key in keys[:5]]
 
     def _curve(self, axes, colour, dash, label):
         (faint,) = axes.plot([], [], color=colour, lw=1, ls=dash, alpha=0.25)
@@ -165,16 +130,16 @@ class Dashboard:
             axes.autoscale_view()
 
     def _draw_band(self, histories: Sequence[Sequence[dict]]) -> None:
-        """The 95% interval of PPO's KL."""
+        """The 95% interval of the KL, where the stage reports its standard error."""
         if self.band is not None:
             self.band.remove()
             self.band = None
         known = [record for record in histories[0] if "kl_se" in record] if len(histories) == 1 else []
         if known:
-            axes = self.axes[1]
+            axes, colour = next((where, line.get_color()) for (_, line), where, _, key in self.lines if key == "kl")
             low, high = ([record["kl"] + sign * 1.96 * record["kl_se"] for record in known] for sign in (-1, 1))
             steps = [record["step"] + 1 for record in known]
-            self.band = axes.fill_between(steps, low, high, color=COLOURS["ppo"], alpha=0.18, lw=0)
+            self.band = axes.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
 
     def _draw_marks(self, histories: Sequence[Sequence[dict]], share: bool) -> None:
         """A line wherever a control was moved."""
@@ -208,7 +173,7 @@ def _points(history: Sequence[dict], key: str, share: bool) -> tuple[list, list]
 
 def _colours(stage: str) -> tuple[str, str]:
     """The stage's own colour, and one for a second curve beside it."""
-    first = COLOURS.get(stage, "#882288")
+    first = COLOURS.get(stage, PURPLE)
     return first, PAIR[0] if first == PAIR[1] else PAIR[1]
 
 

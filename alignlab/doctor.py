@@ -59,6 +59,6 @@ def _seconds_for_answers() -> float:
     base = size.load()
     for _ in range(2):  # the first time warms up
         start = time.perf_counter()
-        sample(Policy(base, None, base), size.prompts[:256], size.ppo.max_new_tokens, torch.Generator(base.device).manual_seed(0))
+        sample(Policy(base, None, base), size.prompts[:256], size.sampling.max_new_tokens, torch.Generator(base.device).manual_seed(0))
         seconds = time.perf_counter() - start
     return seconds

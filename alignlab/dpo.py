@@ -1,5 +1,6 @@
 """Direct preference optimisation: the same pairs, no reward model, no sampling."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from alignlab.data import Batch, Example, collate, encode_all, lengths
 from alignlab.losses import accuracy, dpo_loss, sequence_logps
 from alignlab.models import Policy
 from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
+from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,8 +34,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     `loss_fn` is called as `loss_fn(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)`, and with
     `label_smoothing=` where that is not 0.
 
-    Metrics: loss (log 2 = 0.693 before the first step), accuracy and margin of the implicit reward beta * log(pi / pi_ref),
-    chosen_logps and rejected_logps (nats a completion, watch both), chosen_reward and rejected_reward.
+    Metrics: see `STAGE.metrics`.
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = encode_all(policy.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, policy.base.max_length))
@@ -82,3 +83,44 @@ def _both(policy: Policy, examples: Sequence[Sequence[Example]]) -> Batch:
     """One batch: all chosen completions, then all rejected ones."""
     chosen, rejected = zip(*examples, strict=True)
     return collate(chosen + rejected, policy.tokenizer.pad_token_id, policy.device)
+
+
+def check(config: Config) -> str | None:
+    """What is wrong with a config, and the cure, in one line."""
+    if not 0 < config.beta < math.inf:
+        return f"beta must be > 0 for DPO, got {config.beta:g}; try 0.1 to 1, or set the other method's alone with its own option"
+    return None
+
+
+def begin(given: Given, config: Config, name: str, loss_fn: Callable[..., Tensor] = dpo_loss) -> tuple[Policy, Iterator[dict]]:
+    """A fresh policy, and the steps that train it on the pairs."""
+    policy = given.reference.policy(name, given.rank, given.seed)
+    return policy, train(policy, given.pairs[0], config, loss_fn)
+
+
+STAGE = Stage(
+    name="dpo", title="DPO", config=Config, needs=("sft",), begin=begin, check=check, colour="#0072B2", marker="D",
+    announce=lambda given, config: f"DPO with beta {config.beta:g} on {len(given.pairs[0])} pairs",
+    metrics=EVERY_STEP | FRESH_ANSWERS | {
+        "beta": "price of KL",
+        "loss": "log 2 = 0.693 before the first step",
+        "accuracy": "share of pairs whose chosen answer has the larger implicit reward beta * log(pi / pi_ref)",
+        "margin": "mean difference of the two implicit rewards",
+        "chosen_reward": "implicit reward of the chosen answers", "rejected_reward": "implicit reward of the rejected answers",
+        "chosen_logps": "log-probability of the chosen answers, nats per completion; watch it fall",
+        "rejected_logps": "the same of the rejected answers",
+    },
+    panels=(
+        Panel("Loss (log 2 at the start)", (("loss", "loss"),)),
+        Panel("Preference accuracy", (("accuracy", "accuracy"),)),
+        Panel("Margin of the implicit reward", (("margin", "margin"),)),
+        Panel("Log-probs, nats per completion", (("chosen_logps", "chosen"), ("rejected_logps", "rejected"))),
+        Panel("KL to the reference, nats", (("kl", "KL"),), (("beta", "beta"),)),
+        Panel("Gold reward, not seen", (("gold", "gold"),)),
+    ),
+    controls=(
+        Control("beta", "beta (price of KL)", 0.02, 2.0),  # must stay above 0
+        LEARNING_RATE,
+        Control("label_smoothing", "label smoothing", 0.0, 0.4),
+    ),
+)  # fmt: skip

@@ -15,8 +15,7 @@ from alignlab import exact
 from alignlab.data import Example, Text, collate, encode_all, prompt_ids
 from alignlab.losses import sequence_logps
 from alignlab.models import Policy, RewardModel
-from alignlab.ppo import Score, score_completions
-from alignlab.rollout import Completions, sample
+from alignlab.rollout import Completions, Score, sample, score_completions
 
 RESAMPLES = 1000  # of the bootstrap
 LEAST_SIZE = 4  # effective samples, fewer of which are too few for one prompt (see `exact.Frontier.shown`)

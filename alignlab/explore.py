@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignlab import exact, losses
-from alignlab.view import COLOURS, FAINT, INK, as_it_stands, plain_axes, png
+from alignlab.view import BLUE, COLOURS, FAINT, GREEN, INK, VERMILION, as_it_stands, plain_axes, png
 from alignlab.world import BLANKS, Annotator, blank_reward
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
-BLUE, VERMILLION, GREEN, SKY, ORANGE = COLOURS["dpo"], COLOURS["ppo"], COLOURS["best_of_16"], "#56B4E9", "#E69F00"
+SKY, ORANGE = "#56B4E9", "#E69F00"
 
 
 class Words(NamedTuple):
@@ -199,7 +199,7 @@ def preference_sigmoid() -> Explorer:
 
 # ---------------------------------------------------------------------------------------------- DPO's loss
 
-BETAS = {0.1: (BLUE, "--"), 0.3: (GREEN, "-."), 1.0: (VERMILLION, ":")}  # drawn for comparison: hue and dash
+BETAS = {0.1: (BLUE, "--"), 0.3: (GREEN, "-."), 1.0: (VERMILION, ":")}  # drawn for comparison: hue and dash
 
 
 def dpo_loss_and_gradient_numbers(beta: float, label_smoothing: float, difference: float) -> dict:
@@ -337,7 +337,7 @@ def clipped_objective_figure(clip_epsilon: float, ratio: float, size: float) -> 
     numbers = clipped_objective_numbers(clip_epsilon, ratio, size)
     figure, panels = _panels(2)
     for axes, name, title, colour in zip(
-        panels, ("good", "bad"), ("Advantage above 0", "Advantage below 0"), (BLUE, VERMILLION), strict=True
+        panels, ("good", "bad"), ("Advantage above 0", "Advantage below 0"), (BLUE, VERMILION), strict=True
     ):
         part, x = numbers[name], numbers["ratios"]
         still = [gradient == 0 for gradient in part["gradients"]]
@@ -431,7 +431,7 @@ def gae_on_an_episode_figure(lam: float, gamma: float, beta: float) -> Figure:
     top.bar(
         x, numbers["rewards"], width=0.5, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label="reward: -beta x log-ratio, score at the end"
     )
-    top.plot(x, numbers["values"], color=VERMILLION, ls="--", marker="D", label="value before the token (drawn by hand)")
+    top.plot(x, numbers["values"], color=VERMILION, ls="--", marker="D", label="value before the token (drawn by hand)")
     bottom.plot(x, numbers["td"], color=BLUE, ls=":", marker="s", label="lambda 0: one step of surprise")
     bottom.plot(x, numbers["monte_carlo"], color=GREEN, ls="--", marker="^", label="lambda 1: return less value")
     bottom.plot(x, numbers["advantages"], color=INK, marker="o", lw=2.2, label=f"lambda {lam:.2f}, yours")
@@ -479,7 +479,7 @@ def gae_on_an_episode() -> Explorer:
 
 # ---------------------------------------------------------------------------------------------- KL estimators
 
-KINDS = {"k1": (BLUE, "o"), "k2": (VERMILLION, "s"), "k3": (GREEN, "^")}
+KINDS = {"k1": (BLUE, "o"), "k2": (VERMILION, "s"), "k3": (GREEN, "^")}
 _REF_LOGITS, _DIRECTION = [1.0, 0.6, 0.2, -0.2, -0.6, -1.0], [-1.0, 0.4, -0.6, 1.2, -0.2, 0.8]
 
 
@@ -650,7 +650,7 @@ def tilted_optimum_figure(beta: float, fillings: Sequence[tuple[str, str]] | Non
     reach = min(0.35, 0.35 / beta)  # nats to either side, so that a steep tangent stays short
     x = [max(numbers["kl"] - reach, 0), numbers["kl"] + reach]
     y = [numbers["reward"] + beta * (each - numbers["kl"]) for each in x]
-    right.plot(x, y, color=VERMILLION, ls="--", lw=2, label="slope = beta")
+    right.plot(x, y, color=VERMILION, ls="--", lw=2, label="slope = beta")
     _here(right, numbers["kl"], numbers["reward"])
     _label(right, "What each nat buys", "KL(optimum, reference), nats", "expected reward")
     _legend(right, "lower right")

@@ -11,23 +11,25 @@ import asyncio
 import base64
 import html
 import importlib.metadata
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import ipywidgets
 from IPython.display import display
 
-from alignlab import dpo, ppo, reward, sft, show
+from alignlab import show
 from alignlab.dashboard import Dashboard, short
 from alignlab.data import last_message
 from alignlab.errors import TrainingError
 from alignlab.runs import read_lines
+from alignlab.stage import LEARNING_RATE, Control
+from alignlab.stages import METHODS, stage_of, stages
 
 LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
 WIDE = {"description_width": "11em"}
@@ -48,7 +50,8 @@ class Training:
 
     def __init__(self, steps: Iterable[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
         self.steps, self.config, self.log = iter(steps), config, log
-        self.title = title or {module.Config: module.__name__.split(".")[-1] for module in (sft, reward, ppo, dpo)}.get(type(config), "run")
+        self.stage = stage_of(config)
+        self.title = title or (self.stage.name if self.stage else "run")
         self.metrics: list[dict] = []  # one a step
         self.latest: dict | None = None  # the newest, which may be within a step
         self.finished = False
@@ -131,36 +134,10 @@ def _whole() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- controls
 
 
-@dataclass(frozen=True)
-class Control:
-    """One setting and how it may be moved.
-
-    low, high: the slider's ends. kind: "linear", "log", "whole" (an integer) or "switch" (off, or a value).
-    """
-
-    name: str
-    label: str
-    low: float
-    high: float
-    kind: str = "linear"
-
-
-BETA = Control("beta", "beta (price of KL)", 0.0, 2.0)
-DPO_BETA = Control("beta", "beta (price of KL)", 0.02, 2.0)  # DPO's must stay above 0
-CLIP_EPSILON = Control("clip_epsilon", "clip epsilon", 0.02, 0.5)
-LEARNING_RATE = Control("learning_rate", "learning rate", 1e-5, 1e-1, "log")
-KL_TARGET = Control("kl_target", "KL target (nats)", 0.25, 6.0, "switch")
-EPOCHS = Control("epochs", "epochs an iteration", 1, 8, "whole")
-LABEL_SMOOTHING = Control("label_smoothing", "label smoothing", 0.0, 0.4)
-
-
-def controls_of(config) -> list[Control]:
+def controls_of(config) -> tuple[Control, ...]:
     """The controls that act on a stage while it runs."""
-    if isinstance(config, ppo.Config):
-        return [BETA, CLIP_EPSILON, LEARNING_RATE, KL_TARGET, EPOCHS]
-    if isinstance(config, dpo.Config):
-        return [DPO_BETA, LEARNING_RATE, LABEL_SMOOTHING]
-    return [LEARNING_RATE]
+    stage = stage_of(config)
+    return stage.controls if stage else (LEARNING_RATE,)
 
 
 class _Knob:
@@ -172,7 +149,9 @@ class _Knob:
         low, high = (min(control.low, value), max(control.high, value)) if value is not None else (control.low, control.high)
         common = {"description": control.label, "continuous_update": False, "style": WIDE, "layout": ipywidgets.Layout(width="28em")}
         if control.kind == "log":
-            self.slider = ipywidgets.FloatLogSlider(value=value, min=-5, max=-1, step=0.1, readout_format=".1e", **common)
+            self.slider = ipywidgets.FloatLogSlider(
+                value=value, min=math.log10(low), max=math.log10(high), step=0.1, readout_format=".1e", **common
+            )
         elif control.kind == "whole":
             self.slider = ipywidgets.IntSlider(value=value, min=int(low), max=int(high), **common)
         else:
@@ -488,12 +467,12 @@ async def _yield_to_kernel() -> None:
 # ---------------------------------------------------------------------------------------------- replay
 
 
-def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
+def replay(source: str | Path | Sequence[dict], stage: str = METHODS[0]) -> None:
     """Show a recorded stage with a scrubber: curves, samples and per-token strips as they were at each step.
 
     Args:
         source: a run's folder, or its metrics.
-        stage: sft, reward, ppo or dpo.
+        stage: its name.
 
     Raises:
         ValueError: nothing of that stage is recorded there.
@@ -503,7 +482,7 @@ def replay(source: str | Path | Sequence[dict], stage: str = "ppo") -> None:
     if not metrics:
         found = ", ".join(sorted({record["stage"] for record in records})) or "nothing"
         raise ValueError(f"no steps of {stage!r} in {source if isinstance(source, str | Path) else 'these metrics'}; it holds {found}")
-    told = Training((), None, stage)
+    told = Training((), None, stages()[stage].name)
     scrubber = ipywidgets.IntSlider(
         value=len(metrics), min=1, max=len(metrics), description="step", continuous_update=False, layout=ipywidgets.Layout(width="40em")
     )

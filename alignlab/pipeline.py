@@ -1,4 +1,4 @@
-"""Both pipelines over one run on disk: SFT -> reward model -> PPO and SFT -> DPO, from the same start and the same pairs.
+"""All stages over one run on disk, from the same start and the same pairs: SFT, the reward model, and a policy by each method.
 
 Each product is made when it is first asked for, and read from the run's folder where it is already there.
 """
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
-from alignlab import dpo, evaluate, losses, ppo, reward, sft
-from alignlab.data import read_preferences, write_lines
+from alignlab import evaluate, losses
+from alignlab.data import Text, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.meter import metered
-from alignlab.models import Base, Policy, RewardModel, ValueHead, load
-from alignlab.ppo import Score
+from alignlab.models import Base, Policy, RewardModel, load
+from alignlab.rollout import Score
 from alignlab.runs import Run
 from alignlab.sizes import Progress, Size
+from alignlab.stages import stages
 
 Watch = Callable[[dict], None]  # sees every metrics dict, as it comes
 
@@ -26,20 +26,30 @@ class Pipeline:
     """The stages of one run. `watch` is called with the metrics of each step, `say` with a line before each stage."""
 
     def __init__(self, run: Run, size: Size, seed: int = 0, watch: Watch = lambda metrics: None, say: Callable[[str], None] = print):
-        self.run, self.size, self.seed, self.watch, self.say = run, size, seed, watch, say
+        self.run, self.size, self.seed, self.watch, self.say, self.methods = run, size, seed, watch, say, size.methods
+        self._policies: dict[str, Policy] = {}  # by method, once trained
 
     # ------------------------------------------------------------------------------------------ products
 
     @cached_property
+    def base(self) -> Base:
+        """The model before SFT."""
+        return self.size.load()
+
+    @cached_property
+    def demonstrations(self) -> list[dict]:
+        """What SFT learns from."""
+        return self.size.demonstrations(self.base, self.seed, self._progress("demos"))
+
+    @cached_property
     def reference(self) -> Base:
-        """The SFT model: where both pipelines start, and what KL is measured to."""
+        """The SFT model: where every method starts, and what KL is measured to."""
 
         def make() -> None:
-            base = self.size.load()
-            demonstrations = self.size.demonstrations(base, self.seed, self._progress("demos"))
-            policy = base.policy("sft", self.size.rank, self.seed)
-            self._train("sft", f"SFT on {len(demonstrations)} demonstrations", sft.train(policy, demonstrations, self.size.sft))
-            self.run.write("sft", base.merge("sft").save)
+            policy, steps = self.begin("sft", name="sft")
+            self._train("sft", steps)
+            self.run.write("sft", policy.base.merge("sft").save)
+            del self.base  # its weights are changed now
 
         self._once(["sft"], make)
         return load(self.run.folder / "sft")
@@ -60,49 +70,57 @@ class Pipeline:
     @cached_property
     def reward_model(self) -> RewardModel:
         """Learned from the training pairs, starting from the SFT model."""
-        self._once(["reward"], lambda: self._learn("reward", f"reward model on {len(self.pairs[0])} pairs"))
+        self._once(["reward"], lambda: self._learn("reward"))
         return RewardModel.load(self.reference, self.run.folder / "reward")
 
     @cached_property
     def score(self) -> Score:
-        """The reward model's score, less its mean on the SFT model's own completions: 0 is an average answer."""
+        """The reward model's score minus its mean on the SFT model's own completions: 0 is an average answer."""
         return centred(self.size, self.reward_model, self._sft, self.seed, self._progress("centring"))
 
-    @cached_property
-    def ppo(self) -> Policy:
-        """The SFT model trained on the reward model's scores."""
-        self._once(["ppo"], lambda: self._learn("ppo", f"PPO with beta {self.size.ppo.beta:g}"))
-        return self._adapter("ppo")
+    def policy(self, method: str) -> Policy:
+        """The SFT model trained by a method, such as "dpo"."""
+        if method not in self._policies:
+            self._once([method], lambda: self._learn(method))
+            self.reference.load_adapter(method, self.run.folder / method)
+            self._policies[method] = Policy(self.reference, method, self.reference)
+        return self._policies[method]
 
-    @cached_property
-    def dpo(self) -> Policy:
-        """The SFT model trained on the pairs themselves."""
-        self._once(["dpo"], lambda: self._learn("dpo", f"DPO with beta {self.size.dpo.beta:g} on {len(self.pairs[0])} pairs"))
-        return self._adapter("dpo")
+    def make(self, stage: str) -> None:
+        """Train a stage, and what it needs, where that is not done yet."""
+        {"sft": lambda: self.reference, "reward": lambda: self.reward_model}.get(stage, lambda: self.policy(stage))()
 
-    def begin(
-        self, stage: str, config=None, name: str | None = None, loss_fn: Callable[..., Tensor] = losses.dpo_loss
-    ) -> tuple[Policy | RewardModel, Iterator[dict]]:
+    @property
+    def prompts(self) -> list[Text]:
+        """What the policies answer while they learn."""
+        return self.size.prompts
+
+    @property
+    def gold(self) -> Score | None:
+        """The known reward, or None."""
+        return self.size.gold
+
+    @property
+    def rank(self) -> int:
+        """Of every adapter."""
+        return self.size.rank
+
+    def begin(self, stage: str, config=None, name: str | None = None, **options) -> tuple[Policy | RewardModel, Iterator[dict]]:
         """A fresh policy or reward model, and the generator of metrics that trains it; nothing of it is written.
 
         Args:
-            stage: "reward", "ppo" or "dpo".
+            stage: a name in `alignlab.stages`.
             config: the stage's; by default the size's. It is read while the generator runs, so give live controls one of their own.
             name: the adapter's, so that several can live on one base; one of the same name is replaced. By default of this one alone.
-            loss_fn: DPO's.
+            options: for the stage's `begin`, such as DPO's `loss_fn`.
         """
-        base, size, name = self.reference, self.size, name or f"{stage}_begun"  # never the name of a product that was loaded
-        config = config or getattr(size, stage)
-        if stage == "reward":
-            model = base.reward_model(name, size.rank, self.seed)
-            return model, self._examined(model, reward.train(model, self.pairs[0], config))
-        if stage == "dpo":
-            pairs = self.pairs[0]
-            policy = base.policy(name, size.rank, self.seed)
-            return policy, probed(self.size, policy, dpo.train(policy, pairs, config, loss_fn), self.seed)
-        score = self.score
-        policy, value_head = base.policy(name, size.rank, self.seed), ValueHead(base, seed=self.seed)
-        return policy, ppo.train(policy, value_head, score, size.prompts, config, judge=size.gold)
+        named = name or f"{stage}_begun"  # never the name of a product that was loaded
+        model, steps = stages()[stage].begin(self, config or getattr(self.size, stage), named, **options)
+        if isinstance(model, RewardModel):
+            steps = self._examined(model, steps)
+        elif stage != "sft" and not stages()[stage].samples:
+            steps = probed(self.size, model, steps, self.seed)
+        return model, steps
 
     # ------------------------------------------------------------------------------------------ the judge
 
@@ -117,16 +135,17 @@ class Pipeline:
         return self._answer(policy, self.size.answers, f"judge {policy.adapter or 'policy'}")
 
     def compare(self) -> dict:
-        """Both policies, SFT and best-of-16 on one plane: what `comparison.json` holds."""
-        plane, trained = self.plane, {"ppo": self.answers(self.ppo), "dpo": self.answers(self.dpo)}
+        """Every method's policy, SFT and best-of-16 on one plane: what `comparison.json` holds."""
+        plane, trained = self.plane, {name: self.answers(self.policy(name)) for name in self.methods}
         with_reference = {"sft": plane.reference, **trained}
         rows = {"sft": plane.policy(plane.reference), "best_of_16": plane.best_of(16)}
         rows |= {name: plane.policy(answers) for name, answers in trained.items()}
-        rows["dpo"]["optimiser_efficiency"] = rows["dpo"]["reward_model_efficiency"] = None  # DPO never saw this reward model
-        if self.size.gold is None:  # the reward model judges itself
-            for row in rows.values():
-                row["reward_model_efficiency"] = None
+        for name in self.methods:
+            if "reward" not in stages()[name].needs:  # it never saw this reward model
+                rows[name]["optimiser_efficiency"] = rows[name]["reward_model_efficiency"] = None
         for name, row in rows.items():
+            if self.size.gold is None:  # the reward model judges itself
+                row["reward_model_efficiency"] = None
             row |= self._cost(name)
         margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.size.reward.max_length)
         return {
@@ -135,9 +154,9 @@ class Pipeline:
             "judge": {
                 "kind": self.size.judge, "prompts": len(self.size.judge_prompts),
                 "samples": self.size.samples, "answers": self.size.answers,
-                "max_new_tokens": self.size.ppo.max_new_tokens, "temperature": self.size.ppo.temperature,
+                "max_new_tokens": self.size.sampling.max_new_tokens, "temperature": self.size.sampling.temperature,
             },
-            "betas": {"ppo": self.size.ppo.beta, "dpo": self.size.dpo.beta},
+            "betas": {name: getattr(self.size, name).beta for name in self.methods},
             "reference": {"gold": plane.measure(plane.reference.gold), "sd": plane.sd},
             "curves": plane.curves(),
             "policies": rows,
@@ -152,8 +171,8 @@ class Pipeline:
 
     def _cost(self, name: str) -> dict:
         """Minutes and peak memory of all that had to be trained for a policy."""
-        stages = {"sft": ["sft"], "best_of_16": ["sft", "reward"], "ppo": ["sft", "reward", "ppo"], "dpo": ["sft", "dpo"]}[name]
-        spent = [record for record in self.run.metrics("timing.jsonl") if record["stage"] in stages]
+        needed = ("sft", "reward") if name == "best_of_16" else (*stages()[name].needs, name)
+        spent = [record for record in self.run.metrics("timing.jsonl") if record["stage"] in needed]
         return {
             "minutes": round(sum(record["seconds"] for record in spent) / 60, 3),
             "peak_memory_mb": max(record["peak_memory_mb"] for record in spent),
@@ -168,15 +187,15 @@ class Pipeline:
                 if not all(map(self.run.finished, names)):  # the process that was at it may have finished them
                     make()
 
-    def _learn(self, stage: str, title: str) -> None:
+    def _learn(self, stage: str) -> None:
         """Train a stage to its end and write what it learned."""
         model, steps = self.begin(stage)
-        self._train(stage, title, steps)
+        self._train(stage, steps)
         self.run.write(stage, model.save)
 
-    def _train(self, stage: str, title: str, steps: Iterator[dict]) -> None:
+    def _train(self, stage: str, steps: Iterator[dict]) -> None:
         """Run a stage to its end: log and show each step, then note seconds and memory."""
-        self.say(title)
+        self.say(stages()[stage].announce(self, getattr(self.size, stage)))
         self.run.forget(stage)
         with metered() as spent:
             for metrics in steps:
@@ -193,17 +212,13 @@ class Pipeline:
                 margins = evaluate.pair_margins(model, pairs, self.size.reward.max_length)
                 metrics |= {
                     "test_loss": losses.preference_loss(margins, torch.zeros_like(margins)).item(),
-                    "test_accuracy": (margins > 0).float().mean().item(),
+                    "test_accuracy": losses.accuracy(margins).item(),
                 }
             yield metrics
 
     def _progress(self, title: str) -> Progress:
         """Shows how far some sampling is, as the stages do with their steps."""
         return lambda done, total: self.watch({"stage": title, "step": done - 1, "steps": total})
-
-    def _adapter(self, name: str) -> Policy:
-        self.reference.load_adapter(name, self.run.folder / name)
-        return Policy(self.reference, name, self.reference)
 
     @property
     def _sft(self) -> Policy:
@@ -223,7 +238,7 @@ def answer(
     reference: bool = False,
 ) -> evaluate.Answers:  # fmt: skip
     """Answers of a policy, or of its reference, under the rules that serve every policy and every curve."""
-    rules = size.ppo
+    rules = size.sampling
     return evaluate.answer(
         policy, prompts, count, size.gold, score, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature,
         missing_eos_score=rules.missing_eos_score, seed=seed, reference=reference, rows=size.rows, watch=watch,
@@ -242,7 +257,7 @@ def centred(size: Size, reward_model: RewardModel, policy: Policy, seed: int, wa
     ended = samples.stopped.bool()
     if not ended.any():
         raise UserError(
-            f"none of the SFT model's {ended.numel()} answers ended within {size.ppo.max_new_tokens} tokens, so there is "
+            f"none of the SFT model's {ended.numel()} answers ended within {size.sampling.max_new_tokens} tokens, so there is "
             "nothing to score; train SFT longer, or on more and shorter demonstrations"
         )
     centre = samples.scores[ended].mean().item()

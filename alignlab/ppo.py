@@ -1,6 +1,7 @@
 """Proximal policy optimisation: sample, score, shape the reward, learn; again and again."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,10 +22,10 @@ from alignlab.losses import (
 )
 from alignlab.models import Policy, Scored, ValueHead
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
-from alignlab.rollout import Completions, sample
+from alignlab.rollout import Completions, Score, sample, score_completions
+from alignlab.stage import LEARNING_RATE, Control, Given, Panel, Stage
 
 LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
-Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,8 +74,7 @@ def train(
     `value_head` learns along with the policy. `judge`, where given, also reports its mean of the same completions as `gold`;
     nothing is learned from it.
 
-    Metrics: reward (mean score), kl and kl_se (exact, nats a completion), objective = reward - beta * kl, entropy, length, stop_rate,
-    loss, value_loss, explained_variance, clip_fraction, ratio (largest), approx_kl (to the policy that sampled), samples (see `tell`).
+    Metrics: see `STAGE.metrics`.
     """
     chance = torch.Generator(policy.device).manual_seed(config.seed)
     order = torch.Generator().manual_seed(config.seed)
@@ -115,12 +115,6 @@ def collect(
     rewards = shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
     return Experience(samples, old, scores, values, normalise(advantages, mask), returns, rewards)
-
-
-def score_completions(score: Score, samples: Completions, missing_eos_score: float) -> Tensor:
-    """(B,) scores, with the penalty in place of the score where a completion did not end by itself."""
-    scores = score(samples).to(samples.logps)  # a rule, such as a gold reward, scores on the CPU
-    return torch.where(samples.stopped, scores, torch.full_like(scores, missing_eos_score))
 
 
 def update(
@@ -217,3 +211,56 @@ def tell(policy: Policy, experience: Experience, config: Config, count: int = 2)
             "clipped": clipped[row][counts].tolist(),
         })  # fmt: skip
     return told
+
+
+def check(config: Config) -> str | None:
+    """What is wrong with a config, and the cure, in one line."""
+    if not 0 <= config.beta < math.inf:
+        return f"beta must be >= 0 for PPO, got {config.beta:g}; a larger beta stays nearer to the SFT model"
+    return None
+
+
+def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dict]]:
+    """A fresh policy, and the steps that train it on the reward model's score."""
+    score = given.score  # may train a reward model first
+    policy, value_head = given.reference.policy(name, given.rank, given.seed), ValueHead(given.reference, seed=given.seed)
+    return policy, train(policy, value_head, score, given.prompts, config, judge=given.gold)
+
+
+STAGE = Stage(
+    name="ppo", title="PPO", config=Config, needs=("sft", "reward"), begin=begin, check=check, colour="#D55E00", marker="o", samples=True,
+    announce=lambda given, config: f"PPO with beta {config.beta:g}",
+    metrics={
+        "reward": "mean score of the reward model, missing-EOS rule applied",
+        "gold": "gold reward of the same completions; nothing is learned from it",
+        "kl": "exact KL to the reference, nats per completion",
+        "kl_se": "standard error of kl",
+        "beta": "price of KL, in reward units per nat",
+        "objective": "reward minus beta times kl: what PPO maximises",
+        "entropy": "of the next-token distribution, nats per token; falls as the policy becomes sure",
+        "length": "tokens per completion",
+        "stop_rate": "share of completions that end by themselves",
+        "loss": "clipped policy loss",
+        "value_loss": "half the mean squared error of the value head",
+        "explained_variance": "share of the returns' variance that the value head predicts: 1 is perfect, 0 no better than a constant",
+        "clip_fraction": "share of tokens whose ratio left the clip range",
+        "approx_kl": "k3 estimate of KL to the policy that sampled, nats per token",
+        "ratio": "largest probability ratio to the policy that sampled",
+        "samples": "two completions, token by token",
+    },
+    panels=(
+        Panel("Reward", (("reward", "reward model"), ("gold", "gold, not seen"))),
+        Panel("KL to the reference, nats", (("kl", "KL"),)),
+        Panel("Value head", (("value_loss", "value loss"),), (("explained_variance", "explained variance"),)),
+        Panel("Policy", (("entropy", "entropy, nats per token"),), (("clip_fraction", "clip fraction"),)),
+        Panel("Completions", (("length", "tokens"),), (("stop_rate", "share that ends"),)),
+        Panel("Beta, the price of KL", (("beta", "beta"),)),
+    ),
+    controls=(
+        Control("beta", "beta (price of KL)", 0.0, 2.0),
+        Control("clip_epsilon", "clip epsilon", 0.02, 0.5),
+        LEARNING_RATE,
+        Control("kl_target", "KL target (nats)", 0.25, 6.0, "switch"),
+        Control("epochs", "epochs per iteration", 1, 8, "whole"),
+    ),
+)  # fmt: skip

@@ -9,6 +9,7 @@ from alignlab import losses
 from alignlab.data import collate, encode_all, lengths
 from alignlab.models import RewardModel
 from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
+from alignlab.stage import EVERY_STEP, LEARNING_RATE, Given, Panel, Stage
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,7 +27,7 @@ class Config:
 def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> Iterator[dict]:
     """Train the reward model on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics a step.
 
-    Metrics: loss (log 2 = 0.693 at the start), accuracy (share of pairs in the right order), margin (mean difference of scores).
+    Metrics: see `STAGE.metrics`.
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = encode_all(reward_model.tokenizer, pairs, ["chosen", "rejected"], min(config.max_length, reward_model.base.max_length))
@@ -52,3 +53,27 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
             "stage": "reward", "step": step, "steps": len(steps), "loss": loss,
             "accuracy": losses.accuracy(margin).item(), "margin": margin.mean().item(), "gradient_norm": norm,
         }  # fmt: skip
+
+
+def begin(given: Given, config: Config, name: str) -> tuple[RewardModel, Iterator[dict]]:
+    """A fresh reward model, and the steps that train it on the pairs."""
+    model = given.reference.reward_model(name, given.rank, given.seed)
+    return model, train(model, given.pairs[0], config)
+
+
+STAGE = Stage(
+    name="reward", title="reward model", config=Config, needs=("sft",), begin=begin, colour="#882288",
+    announce=lambda given, config: f"reward model on {len(given.pairs[0])} pairs",
+    metrics=EVERY_STEP | {
+        "loss": "log 2 = 0.693 at the start",
+        "accuracy": "share of pairs in the right order",
+        "margin": "mean difference of the scores, chosen minus rejected",
+        "test_loss": "loss on held-out pairs, ten times over the stage", "test_accuracy": "accuracy on held-out pairs",
+    },
+    panels=(
+        Panel("Loss (log 2: knows nothing)", (("loss", "training batch"), ("test_loss", "held-out pairs"))),
+        Panel("Accuracy", (("accuracy", "training batch"), ("test_accuracy", "held-out pairs"))),
+        Panel("Margin: chosen - rejected", (("margin", "margin"),)),
+    ),
+    controls=(LEARNING_RATE,),
+)  # fmt: skip

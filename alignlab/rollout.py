@@ -1,6 +1,6 @@
 """Sampling. Left padding lives and dies in this file: what leaves it is right-padded, like everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,15 @@ class Completions(NamedTuple):
     def lengths(self) -> Tensor:
         """(B,) tokens of each completion, EOS included."""
         return self.batch.mask.sum(-1)
+
+
+Score = Callable[[Completions], Tensor]  # B completions -> (B,) scores, higher is better
+
+
+def score_completions(score: Score, samples: Completions, missing_eos_score: float) -> Tensor:
+    """(B,) scores, with the penalty in place of the score where a completion did not end by itself."""
+    scores = score(samples).to(samples.logps)  # a rule, such as a gold reward, scores on the CPU
+    return torch.where(samples.stopped, scores, torch.full_like(scores, missing_eos_score))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from alignlab.data import collate, encode_all, lengths
 from alignlab.losses import sft_loss
 from alignlab.models import Policy
 from alignlab.optim import clip_gradients, micro_batches, minibatches, optimiser, set_learning_rate, warm_then_decay
+from alignlab.stage import EVERY_STEP, LEARNING_RATE, Given, Panel, Stage
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,7 +32,7 @@ def train(
 
     `loss_fn` is called as `loss_fn(token_logps, mask)`; what it gives is weighted by the micro-batch's share of tokens.
 
-    Metrics: loss (nats a token), perplexity, tokens, gradient_norm.
+    Metrics: see `STAGE.metrics`.
     """
     generator = torch.Generator().manual_seed(config.seed)
     examples = [
@@ -56,3 +57,26 @@ def train(
             "stage": "sft", "step": step, "steps": len(steps), "loss": loss, "perplexity": torch.tensor(loss).exp().item(),
             "tokens": tokens, "gradient_norm": norm,
         }  # fmt: skip
+
+
+def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dict]]:
+    """A fresh policy over the base, and the steps that train it on the demonstrations."""
+    policy = given.base.policy(name, given.rank, given.seed)
+    return policy, train(policy, given.demonstrations, config)
+
+
+STAGE = Stage(
+    name="sft", title="SFT", config=Config, needs=(), begin=begin, colour="#555555", marker="s",
+    announce=lambda given, config: f"SFT on {len(given.demonstrations)} demonstrations",
+    metrics=EVERY_STEP | {
+        "loss": "nats per token",
+        "perplexity": "exp(loss): among how many tokens the model hesitates, as it were",
+        "tokens": "completion tokens in the batch",
+    },
+    panels=(
+        Panel("Loss, nats per token", (("loss", "loss"),)),
+        Panel("Perplexity", (("perplexity", "perplexity"),)),
+        Panel("Gradient norm", (("gradient_norm", "norm"),)),
+    ),
+    controls=(LEARNING_RATE,),
+)  # fmt: skip

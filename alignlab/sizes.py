@@ -24,10 +24,9 @@ from alignlab.errors import UserError
 from alignlab.loading import read_config, read_tokenizer
 from alignlab.models import Base, best_device, load
 from alignlab.pairs import sample_pairs
-from alignlab.ppo import Score
 from alignlab.records import demonstrations as read_shown
 from alignlab.records import preferences
-from alignlab.rollout import Completions
+from alignlab.rollout import Completions, Score
 
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -46,6 +45,7 @@ class Size:
     pair_limit, test_limit: train and judge the reward model on the first so many pairs.
     rows: answers sampled at once while judging.
     data: fingerprint of what it was all made from; weights: of a model folder of the user's own.
+    methods: the stages whose policies are judged.
     """
 
     name: str
@@ -72,6 +72,12 @@ class Size:
     rows: int = 1024
     data: str = ""
     weights: str = ""
+    methods: tuple[str, ...] = ("ppo", "dpo")
+
+    @property
+    def sampling(self) -> ppo.Config:
+        """The rules of sampling that serve every policy and every curve: `max_new_tokens`, `temperature`, `missing_eos_score`."""
+        return self.ppo
 
     def set_seed(self, seed: int) -> None:
         """One seed for every stage."""

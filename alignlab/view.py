@@ -10,14 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignlab.data import last_message
+from alignlab.stage import Panel
+from alignlab.stages import METHODS, stages
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each policy also has a marker of its own.
-COLOURS = {"sft": "#555555", "best_of_16": "#009E73", "ppo": "#D55E00", "dpo": "#0072B2"}
-MARKERS = {"sft": "s", "best_of_16": "^", "ppo": "o", "dpo": "D"}
-NAMES = {"sft": "SFT", "best_of_16": "best-of-16", "ppo": "PPO", "dpo": "DPO"}
+VERMILION, BLUE, GREEN, PURPLE, YELLOW = "#D55E00", "#0072B2", "#009E73", "#882288", "#F0E442"
+STAGES = stages()
+COLOURS = {"best_of_16": GREEN} | {name: stage.colour for name, stage in STAGES.items()}
+MARKERS = {"best_of_16": "^"} | {name: stage.marker for name, stage in STAGES.items()}
+NAMES = {"sft": "SFT", "best_of_16": "best-of-16"} | {name: STAGES[name].title for name in METHODS}
 JUDGES = {"gold": "gold reward", "vader": "gold reward (VADER)", "reward_model": "reward model's score"}
-LABELS = {"sft": ((9, 6), "left"), "best_of_16": ((-9, 7), "right"), "ppo": ((11, -13), "left"), "dpo": ((-10, -15), "right")}
-ASIDE = (2, 22), "left"  # of best-of-16, where PPO's bar stands at its usual place
+PLACES = {"sft": ((9, 6), "left"), "best_of_16": ((-9, 7), "right")}  # of a policy's name beside its point
+OTHER_PLACES = ((11, -13), "left"), ((-10, -15), "right")  # of the methods, by turns
+ASIDE = (2, 22), "left"  # of best-of-16, where another policy's bar stands at its usual place
 INK, FAINT = "#222222", "#BBBBBB"
 
 
@@ -34,7 +39,7 @@ def plane_figure(comparison: dict, title: str | None = None) -> Figure:
 
 
 def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
-    """Curves, policies, and for PPO where the rest of the possible gain was lost; at least as wide as `furthest` nats."""
+    """Curves, policies, and where the rest of a policy's possible gain was lost; at least as wide as `furthest` nats."""
     curves, policies = comparison["curves"], comparison["policies"]
     start = comparison["reference"]["gold"][0]
     limit = 1.2 * max([row["kl"][0] for row in policies.values()] + [furthest, 2.5])
@@ -47,10 +52,10 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
         estimate = _interpolated(frontier, kls)
         if max(numpy.subtract(bound, estimate)) > 0.01 * (frontier[-1][1] - start):  # less would hide behind the line
             label = "from its estimate to its upper bound"
-            axes.fill_between(kls, bound, estimate, color="#F0E442", alpha=0.5, lw=0, zorder=1, label=label)
+            axes.fill_between(kls, bound, estimate, color=YELLOW, alpha=0.5, lw=0, zorder=1, label=label)
     if reach := _within(curves.get("reach", []), limit) if known else []:
         label = "reward model's reach: the best against this judge"
-        axes.plot(*_columns(reach), color="#882288", lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
+        axes.plot(*_columns(reach), color=PURPLE, lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
     if best := [point for point in curves.get("best_of_n", []) if point[0] <= limit]:
         label = "best of n by the reward model, without training"
         axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
@@ -66,11 +71,12 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
             color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
         )  # fmt: skip
-        place, side = ASIDE if name == "best_of_16" and _left_of_best(policies) else LABELS[name]
+        place, side = _place(name, policies)
         style = {"fontsize": 11, "fontweight": "bold", "color": COLOURS[name], "ha": side, "zorder": 7}
         axes.annotate(NAMES[name], (kl, gold), place, textcoords="offset points", **style)
-    if "ppo" in policies and reach:
-        _draw_losses(axes, policies["ppo"], frontier, reach)
+    if reach:
+        for name in _scored(policies):
+            _draw_losses(axes, name, policies[name], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
@@ -82,14 +88,14 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
 def runs_figure(comparisons: dict[str, dict]) -> Figure:
     """Several runs on one plane: the first run's curves, and every run's policies at their betas."""
     first = next(iter(comparisons.values()))
-    points = {name: [(each["betas"][name], each["policies"][name]) for each in comparisons.values()] for name in ("ppo", "dpo")}
+    points = {name: [(each["betas"][name], each["policies"][name]) for each in comparisons.values()] for name in first["betas"]}
     return betas_figure(first["curves"], first["reference"]["gold"], points, first["judge"]["kind"])
 
 
 def betas_figure(
     curves: dict, reference_gold: Sequence[float], points: dict[str, list], judge: str = "gold", title: str | None = None
 ) -> Figure:
-    """PPO and DPO at several betas beside the curves; `points` maps a policy to (beta, row) pairs."""
+    """Methods at several betas beside the curves; `points` maps a method to (beta, row) pairs."""
     figure = Figure(figsize=(9.6, 5.6), layout="constrained")
     axes = figure.subplots()
     start = {"gold": reference_gold, "kl": [0.0, 0.0, 0.0]}
@@ -125,7 +131,7 @@ def _higher(lines: dict[str, list[tuple[float, float]]]) -> str:
     return first if numpy.mean(_interpolated(lines[first], kls)) > numpy.mean(golds) else second
 
 
-def hacking_figure(course: Sequence[dict]) -> Figure:
+def hacking_figure(course: Sequence[dict], title: str) -> Figure:
     """Over-optimisation: the reward model's score and gold along one training, against the square root of KL.
 
     `course`: dicts with lists `gold`, `scores` and `kl`, one number a prompt, as training went on.
@@ -134,38 +140,50 @@ def hacking_figure(course: Sequence[dict]) -> Figure:
     axes = figure.subplots()
     far = [max(numpy.mean(point["kl"]), 0) ** 0.5 for point in course]
     gold, scores = ([numpy.mean(point[key]) for point in course] for key in ("gold", "scores"))
-    axes.plot(far, gold, color=COLOURS["dpo"], marker="s", lw=1.8, label="gold: how good the answers are")
+    axes.plot(far, gold, color=BLUE, marker="s", lw=1.8, label="gold: how good the answers are")
     other = axes.twinx()
-    other.plot(far, scores, color=COLOURS["ppo"], marker="o", ls="--", lw=1.8, label="score: what the reward model believes")
+    other.plot(far, scores, color=VERMILION, marker="o", ls="--", lw=1.8, label="score: what the reward model believes")
     top = int(numpy.argmax(gold))
-    axes.annotate("gold's peak", (far[top], gold[top]), (8, 6), textcoords="offset points", fontsize=9, color=COLOURS["dpo"])
+    axes.annotate("gold's peak", (far[top], gold[top]), (8, 6), textcoords="offset points", fontsize=9, color=BLUE)
     axes.set_xlabel("square root of KL to the SFT model", color=INK)
-    axes.set_ylabel("gold reward on held-out prompts", color=COLOURS["dpo"])
-    other.set_ylabel("reward model's score, log-odds", color=COLOURS["ppo"])
+    axes.set_ylabel("gold reward on held-out prompts", color=BLUE)
+    other.set_ylabel("reward model's score, log-odds", color=VERMILION)
     figure.legend(handles=[*axes.lines, *other.lines], loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    axes.set_title("PPO without KL against a judge of 200 pairs", loc="left", fontsize=13, fontweight="bold", color=INK)
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK)
     plain_axes(axes)
     other.spines[["top", "left"]].set_visible(False)
     return figure
 
 
-def _draw_losses(axes: Axes, row: dict, frontier, reach) -> None:
-    """Above PPO: the gap to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
+def _draw_losses(axes: Axes, name: str, row: dict, frontier, reach) -> None:
+    """Above a policy: the gap to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
     kl, gold = row["kl"][0], row["gold"][0]
     if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
         return
     (top,), (middle,) = _interpolated(frontier, [kl]), _interpolated(reach, [kl])
     parts = (
-        (middle, top, "#882288", "lost by the judge: from its reach to the frontier"),
-        (gold, middle, COLOURS["ppo"], "lost by the optimiser: from PPO to the reach"),
+        (middle, top, PURPLE, "lost by the judge: from its reach to the frontier"),
+        (gold, middle, COLOURS[name], f"lost by the optimiser: from {NAMES[name]} to the reach"),
     )
     for low, high, colour, text in parts:
         if high > low:
             axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.35, solid_capstyle="butt", zorder=2, label=text)
 
 
+def _scored(policies: dict) -> list[str]:
+    """The policies that learned from the reward model's score."""
+    return [name for name in policies if name in METHODS and "reward" in STAGES[name].needs]
+
+
+def _place(name: str, policies: dict) -> tuple[tuple[int, int], str]:
+    """Where a policy's name stands beside its point: offset and alignment."""
+    if name == "best_of_16" and _left_of_best(policies):
+        return ASIDE
+    return PLACES.get(name) or OTHER_PLACES[METHODS.index(name) % 2]
+
+
 def _left_of_best(policies: dict) -> bool:
-    return "ppo" in policies and 0 < policies["best_of_16"]["kl"][0] - policies["ppo"]["kl"][0] < 0.6
+    return any(0 < policies["best_of_16"]["kl"][0] - policies[name]["kl"][0] < 0.6 for name in _scored(policies))
 
 
 def _within(points: Sequence, limit: float) -> list:
@@ -196,51 +214,47 @@ def as_it_stands(text: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- training curves
 
-PANELS = {
-    "sft": [("loss", "SFT loss, nats a token")],
-    "reward": [(("loss", "test_loss"), "reward model: loss"), (("accuracy", "test_accuracy"), "reward model: accuracy")],
-    "ppo": [
-        ("reward", "PPO: reward model's score"), ("gold", "PPO: gold, not seen in training"), ("kl", "PPO: KL to the reference, nats"),
-        ("explained_variance", "PPO: explained variance"), ("clip_fraction", "PPO: clip fraction"),
-        ("entropy", "PPO: entropy, nats a token"),
-        ("length", "PPO: tokens a completion"),
-    ],
-    "dpo": [
-        ("loss", "DPO: loss"), ("accuracy", "DPO: accuracy on the batch"), (("chosen_logps", "rejected_logps"), "DPO: log-probs, nats"),
-        ("kl", "DPO: KL to the reference, nats"), ("gold", "DPO: gold, not seen in training"),
-    ],
-}  # fmt: skip
-
-CURVES = {"chosen_logps": "chosen", "rejected_logps": "rejected", "test_loss": "held-out pairs", "test_accuracy": "held-out pairs"}
-CURVES |= {"loss": "training batch", "accuracy": "training batch"}
-
-
 def training_figure(metrics: Sequence[dict]) -> Figure:
-    """Every curve that the course page says to watch, one small panel each."""
-    panels = [(stage, keys if isinstance(keys, tuple) else (keys,), title) for stage, rows in PANELS.items() for keys, title in rows]
-    panels = [panel for panel in panels if any(record["stage"] == panel[0] and panel[1][0] in record for record in metrics)]
+    """The panels of every stage, a row of small axes after another."""
+    by_stage = {name: [record for record in metrics if record["stage"] == name] for name in STAGES}
+    panels = [(name, panel) for name, stage in STAGES.items() for panel in stage.panels if _shown(panel, by_stage[name])]
     columns = 3
     rows = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (stage, keys, title) in zip(grid, panels, strict=False):
-        for key, dash in zip(keys, ("-", "--"), strict=False):
-            points = [(record["step"], record[key]) for record in metrics if record["stage"] == stage and key in record]
-            x, y = _columns(points)
-            noisy = len(points) > 40
-            colour, name = COLOURS.get(stage, "#882288"), CURVES.get(key, key)
-            if noisy:
-                axes.plot(x, y, color=colour, lw=1, ls=dash, alpha=0.3)
-                y = smooth(y)
-            axes.plot(x, y, color=colour, lw=1.8, ls=dash, marker="." if len(points) < 20 else None, label=name)
-        if len(keys) > 1:
+    for axes, (name, panel) in zip(grid, panels, strict=False):
+        for key, _ in panel.left:
+            _draw_curve(axes, by_stage[name], key, COLOURS[name], "-" if key == panel.left[0][0] else "--", dict(panel.left)[key])
+        if _shown(Panel("", panel.right), by_stage[name]):
+            other = axes.twinx()
+            for key, label in panel.right:
+                _draw_curve(other, by_stage[name], key, GREEN, (0, (5, 2)), label)
+            axes.set_ylabel(panel.left[0][1], fontsize=7, color=COLOURS[name])
+            other.set_ylabel(panel.right[0][1], fontsize=7, color=GREEN)
+            other.tick_params(labelsize=7, colors=GREEN)
+            other.spines[["top", "left", "bottom"]].set_visible(False)
+        elif len(panel.left) > 1:
             axes.legend(fontsize=7, frameon=False)
-        axes.set_title(title, fontsize=9, loc="left", color=INK)
+        title = STAGES[name].title
+        axes.set_title(f"{title[0].upper()}{title[1:]}: {panel.title}", fontsize=9, loc="left", color=INK)
         plain_axes(axes)
         axes.tick_params(labelsize=7)
-    for axes in figure.axes[len(panels) :]:
+    for axes in list(grid):
         axes.remove()
     return figure
+
+
+def _shown(panel: Panel, records: Sequence[dict]) -> bool:
+    return any(key in record for record in records for key, _ in panel.left)
+
+
+def _draw_curve(axes: Axes, records: Sequence[dict], key: str, colour: str, dash, label: str) -> None:
+    points = [(record["step"], record[key]) for record in records if key in record]
+    x, y = _columns(points)
+    if len(points) > 40:  # noisy
+        axes.plot(x, y, color=colour, lw=1, ls=dash, alpha=0.3)
+        y = smooth(y)
+    axes.plot(x, y, color=colour, lw=1.8, ls=dash, marker="." if len(points) < 20 else None, label=label)
 
 
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -258,7 +272,7 @@ def calibration_figure(reward_model: dict) -> Figure:
     axes = figure.subplots()
     bins = reward_model["calibration"]
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1)
-    axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], color="#882288", marker="o", lw=1.6)
+    axes.plot([b["predicted"] for b in bins], [b["observed"] for b in bins], color=PURPLE, marker="o", lw=1.6)
     axes.set_xlabel("predicted chance that A wins", fontsize=9)
     axes.set_ylabel("share of pairs that A won", fontsize=9)
     axes.set_title("Reward model: reliability", fontsize=10, loc="left", color=INK)
@@ -302,24 +316,32 @@ def verdict(comparison: dict) -> list[str]:
     if reward_model["skill"] is not None:
         accuracy += f"; a perfect judge would order {reward_model['bayes_accuracy'][0]:.0%}, so its skill is {reward_model['skill'][0]:.0%}"
     words.append(accuracy + ".")
-    ppo = rows["ppo"]
-    if ppo["gold_efficiency"] is not None:
-        reached = f"PPO reached {ppo['gold_efficiency'][0]:.0%} of what its KL could buy"
-        judge, optimiser = ppo["reward_model_efficiency"], ppo["optimiser_efficiency"]
-        if comparison["judge"]["kind"] == "reward_model":
-            words.append(f"{reached} in the eyes of the reward model, which is the only judge here.")
-        elif judge is None or optimiser is None:
-            words.append(f"{reached}; the samples do not show how that splits into judge and optimiser.")
-        else:
-            blame = "the judge" if judge[0] < optimiser[0] else "the optimiser"
-            words.append(f"{reached} = {judge[0]:.0%} (reward model) x {optimiser[0]:.0%} (optimiser): more was lost by {blame}.")
-    elif ppo["kl"][0] < 0.5:
-        words.append("PPO moved less than 0.5 nats, too little for an efficiency to mean anything.")
-    else:
-        words.append("PPO lies beyond the part of the curves that the samples can show, so its efficiency is not known.")
-    if rows["dpo"]["gold_efficiency"] is not None:
-        words.append(f"DPO reached {rows['dpo']['gold_efficiency'][0]:.0%} of what its KL could buy, without any reward model.")
+    words += [_reached(comparison, name) for name in rows if name in METHODS]
     return words + [f"ALARM: {alarm}." for alarm in comparison["alarms"]]
+
+
+def _reached(comparison: dict, name: str) -> str:
+    """How much of what its KL could buy a method reached, and who lost the rest."""
+    row, title = comparison["policies"][name], NAMES[name]
+    if row["gold_efficiency"] is None:
+        if row["kl"][0] < 0.5:
+            return f"{title} moved less than 0.5 nats, too little for an efficiency to mean anything."
+        return f"{title} lies beyond the part of the curves that the samples can show, so its efficiency is not known."
+    reached = f"{title} reached {row['gold_efficiency'][0]:.0%} of what its KL could buy"
+    if name not in _scored({name: row}):
+        return f"{reached}, without any reward model."
+    judge, optimiser = row["reward_model_efficiency"], row["optimiser_efficiency"]
+    if comparison["judge"]["kind"] == "reward_model":
+        return f"{reached} in the eyes of the reward model, which is the only judge here."
+    if judge is None or optimiser is None:
+        return f"{reached}; the samples do not show how that splits into judge and optimiser."
+    blame = "the judge" if judge[0] < optimiser[0] else "the optimiser"
+    return f"{reached} = {judge[0]:.0%} (reward model) x {optimiser[0]:.0%} (optimiser): more was lost by {blame}."
+
+
+def betas(comparison: dict) -> str:
+    """The beta of each method, in words."""
+    return "beta " + ", ".join(f"{beta:g} for {NAMES[name]}" for name, beta in comparison["betas"].items())
 
 
 def _plus_minus(measured: Sequence[float]) -> str:
@@ -344,19 +366,22 @@ code { background: #f4f4f4; padding: .1rem .3rem; }
 
 def report(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
     """The comparison as one self-contained HTML page; all text from models and data is escaped."""
+    methods = [name for name in comparison["policies"] if name in METHODS]
+    titles = _listed([NAMES[name] for name in methods])
+    needs = "; ".join(f"{_listed([STAGES[stage].title for stage in (*STAGES[name].needs, name)])} for {NAMES[name]}" for name in methods)
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
-        f"<title>alignlab: PPO and DPO, size {html.escape(comparison['size'])}</title><style>{_STYLE}</style></head><body>",
-        "<h1>PPO and DPO from the same start and the same pairs</h1>",
+        f"<title>alignlab: {titles}, size {html.escape(comparison['size'])}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{titles} from the same start and the same pairs</h1>",
         f"<p class='note'>Size <code>{html.escape(comparison['size'])}</code>, seed {comparison['seed']}, judge: "
         f"{html.escape(JUDGES[comparison['judge']['kind']])}, {comparison['judge']['prompts']} held-out prompts; "
-        f"beta {comparison['betas']['ppo']:g} for PPO, {comparison['betas']['dpo']:g} for DPO. "
+        f"{betas(comparison)}. "
         "Intervals are 95%, by bootstrap over prompts; the reward model's over held-out pairs.</p>",
         *(f"<p class='alarm'>{html.escape(alarm)}</p>" for alarm in comparison["alarms"]),
         _image(plane_figure(comparison), "Reward-KL plane: gold reward of each policy against its KL to the SFT model, with the frontier"),
         "<ul>" + "".join(f"<li>{html.escape(words)}</li>" for words in verdict(comparison)) + "</ul>",
         "<h2>The numbers</h2>", _html_table(comparison),
-        "<p class='note'>Minutes and memory count all stages that a policy needs: SFT and DPO for DPO; SFT, reward model and PPO for PPO. "
+        f"<p class='note'>Minutes and memory count all stages that a policy needs: {needs}. "
         "Efficiency is the gain over SFT as a share of the frontier's gain at the same KL.</p>",
         "<h2>The same prompt, four answers</h2>", _html_samples(comparison["samples"]),
         "<h2>Training</h2>", _image(training_figure(metrics), "Training curves of every stage"),
@@ -364,6 +389,10 @@ def report(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
         "<h2>Settings</h2>", f"<pre>{html.escape(_settings(config))}</pre>", "</body></html>",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) < 2 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _settings(config: dict) -> str:
@@ -398,7 +427,8 @@ def _html_samples(samples: Sequence[dict]) -> str:
         rows = "".join(
             f"<tr><td><b style='color:{COLOURS[name]}'>{NAMES[name]}</b></td><td class='text'>{html.escape(sample[name]['text'])}</td>"
             f"<td>{sample[name]['gold']:.2f}</td></tr>"
-            for name in ("sft", "best_of_16", "ppo", "dpo")
+            for name in NAMES
+            if name in sample
         )
         parts.append(f"<p><b>{html.escape(prompt)}</b></p><table>{rows}</table>")
     return "".join(parts)

@@ -39,7 +39,7 @@ def test_foundations_import_no_stage():
 
 def test_stages_import_only_what_stands_before_them():
     for stage in STAGES:
-        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors"}, stage
+        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors", "stage"}, stage
 
 
 def test_only_the_rooms_that_draw_import_what_draws():

@@ -51,7 +51,7 @@ def test_where_the_reward_model_judges_the_missing_eos_rule_holds_for_the_judge_
 def test_the_verdict_blames_nobody_it_cannot_judge(kind, efficiency):
     ppo = {"gold_efficiency": [0.7, 0.6, 0.8], "reward_model_efficiency": efficiency, "optimiser_efficiency": [0.9, 0.8, 1.0], "kl": [2.0]}
     comparison = {
-        "policies": {"ppo": ppo, "dpo": {"gold_efficiency": None}},
+        "policies": {"ppo": ppo, "dpo": {"gold_efficiency": None, "kl": [0.2]}},
         "reward_model": {"accuracy": [0.7, 0.6, 0.8], "skill": None},
         "judge": {"kind": kind},
         "alarms": [],
