@@ -22,23 +22,23 @@ lab: $(READY)
 
 # Rebuilds data/: grammar files, base model, sampled pairs.
 data: $(READY)
-	$(BIN)/python -m alignlab.build
+	$(BIN)/python -m alignlab.tools.build
 
 # The numbers of the README and of docs/benchmarks.md.
 benchmark: $(READY)
-	$(BIN)/python -m alignlab.benchmark
+	$(BIN)/python -m alignlab.tools.benchmark
 
 # The notebooks' outputs, of one clean run at full length, and each one's minutes.
 notebooks: $(READY)
-	$(BIN)/python -m alignlab.classroom run
+	$(BIN)/python -m alignlab.tools.classroom run
 
 # An nbgrader course: source/ with solutions, release/ with the students' copies.
 assignments: $(READY)
-	$(BIN)/python -m alignlab.classroom assignments course
+	$(BIN)/python -m alignlab.tools.classroom assignments course
 
 # Colab badges and set-up cells for your own fork: make colab REPO=owner/name
 colab: $(READY)
-	$(BIN)/python -m alignlab.classroom colab $(REPO)
+	$(BIN)/python -m alignlab.tools.classroom colab $(REPO)
 
 # Our losses and PPO's first update against TRL; each version in an environment of its own.
 test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready

@@ -62,8 +62,8 @@ def run(
     limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
-    from alignlab import view
     from alignlab.data import last_message
+    from alignlab.lab import view
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
     with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
@@ -121,7 +121,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="where the figure goes")] = Path("comparison.png"),
 ) -> None:
     """Table and reward-KL figure of several runs."""
-    from alignlab import view
+    from alignlab.lab import view
 
     comparisons = {str(folder): _comparison(folder / "comparison.json") for folder in runs}
     kinds = sorted({f"{comparison['size']} judged by {comparison['judge']['kind']}" for comparison in comparisons.values()})

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import alignlab
 
-ROOMS = {path.stem: path for path in Path(alignlab.__file__).parent.glob("*.py")}
+HERE = Path(alignlab.__file__).parent
+ROOMS = {".".join(path.relative_to(HERE).with_suffix("").parts): path for path in HERE.rglob("*.py")}  # such as "dpo" and "lab.live"
+TOP = {room for room in ROOMS if "." not in room}
 DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
-MAY_DRAW = {"view", "dashboard", "live", "explore", "show", "label", "workbook"}
 STAGES = {"sft", "reward", "ppo", "dpo"}
 
 
@@ -20,10 +21,15 @@ def imports(room: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom):
             package, _, rest = node.module.partition(".")
             if package == "alignlab":
-                ours |= {rest.split(".")[0]} if rest else {name.name for name in node.names}
+                ours |= {rest} if rest in ROOMS else {f"{rest}.{name.name}".lstrip(".") for name in node.names}
             else:
                 others.add(package)
     return ours, others
+
+
+def test_every_import_of_ours_is_a_room():
+    for room in ROOMS:
+        assert imports(room)[0] <= set(ROOMS), room
 
 
 def test_the_equations_import_torch_alone():
@@ -33,8 +39,8 @@ def test_the_equations_import_torch_alone():
 
 
 def test_foundations_import_no_stage():
-    for room in ("data", "models", "rollout", "optim"):
-        assert not imports(room)[0] & (STAGES | {"evaluate", "runs", "pipeline", "cli", "view", "sizes"}), room
+    for room in ("data", "models", "rollout", "optim", "stage"):
+        assert not imports(room)[0] & (STAGES | {"stages", "evaluate", "runs", "pipeline", "cli", "sizes"}), room
 
 
 def test_stages_import_only_what_stands_before_them():
@@ -42,16 +48,15 @@ def test_stages_import_only_what_stands_before_them():
         assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors", "stage"}, stage
 
 
-def test_only_the_rooms_that_draw_import_what_draws():
+def test_the_method_never_imports_what_faces_the_notebook_or_builds_the_data():
+    for room in TOP - {"cli"}:
+        assert not {other for other in imports(room)[0] if other.startswith(("lab.", "tools."))}, room
+
+
+def test_only_the_rooms_of_the_notebook_import_what_draws():
     for room in ROOMS:
-        if room not in MAY_DRAW:
+        if not room.startswith("lab."):
             assert not imports(room)[1] & DRAWING, room
-
-
-def test_only_the_command_line_and_the_benchmark_call_the_views():
-    for room in ROOMS:
-        if room not in {"cli", "benchmark"} | MAY_DRAW:
-            assert not imports(room)[0] & MAY_DRAW, room
 
 
 def test_no_room_imports_in_a_circle():

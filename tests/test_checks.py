@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alignlab import checks
+from alignlab.lab import checks
 
 EXERCISES = checks.EXERCISES.values()
 

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alignlab import explore, world
+from alignlab import world
+from alignlab.lab import explore
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from alignlab import evaluate, exact, sizes, view, world
+from alignlab import evaluate, exact, sizes, world
+from alignlab.lab import view
 from alignlab.models import Policy, load
 
 

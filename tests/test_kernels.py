@@ -21,7 +21,8 @@ import sys
 sys.path.insert(0, "tests")
 import ipykernel, IPython, ipywidgets
 from architectures import build
-from alignlab import dpo, live
+from alignlab import dpo
+from alignlab.lab import live
 policy = build("llama").policy(rank=2)
 pairs = [{"prompt": f"Say {i}", "chosen": "yes and more", "rejected": "no"} for i in range(40)]
 config = dpo.Config(batch_size=4, epochs=3)

@@ -9,9 +9,10 @@ import ipywidgets
 import pytest
 from hostile import HOSTILE
 
-from alignlab import dpo, label, live, reward, sizes
+from alignlab import dpo, reward, sizes
 from alignlab.data import data_folder, read_preferences, write_lines
 from alignlab.errors import UserError
+from alignlab.lab import label, live
 from alignlab.models import load
 
 

@@ -12,7 +12,8 @@ import torch
 from architectures import build
 from hostile import HOSTILE
 
-from alignlab import dashboard, dpo, live, ppo
+from alignlab import dpo, ppo
+from alignlab.lab import dashboard, live
 from alignlab.models import ValueHead
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": "yes and more", "rejected": "no"} for i in range(24)]

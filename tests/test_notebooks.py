@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from alignlab import checks, classroom
+from alignlab.lab import checks
+from alignlab.tools import classroom
 
 PATHS = classroom.notebooks()
 NAMES = [path.stem for path in PATHS]

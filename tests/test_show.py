@@ -10,8 +10,9 @@ import pytest
 import torch
 from hostile import HOSTILE
 
-from alignlab import ppo, show, world
+from alignlab import ppo, world
 from alignlab.data import Batch
+from alignlab.lab import show
 from alignlab.models import Scored
 from alignlab.ppo import Experience
 from alignlab.rollout import Completions
@@ -214,7 +215,7 @@ def test_the_diagrams_show_where_pairs_prompts_and_values_come_from():
 def test_the_committed_svgs_are_those_of_their_sources(name):
     graph = getattr(show, f"{name}_diagram")()
     svg = (show.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
-    assert show._stamp(graph) in svg, "stale: run python -m alignlab.show"
+    assert show._stamp(graph) in svg, "stale: run python -m alignlab.lab.show"
     page = Page(svg)
     assert "script" not in page.tags and int(dict(each[1:] for each in page.attributes if each[0] == "svg")["width"][:-2]) <= 750  # points
     for label in ("SFT model", "Annotator", "Preference pairs"):

@@ -6,10 +6,11 @@ from random import Random
 import pytest
 import torch
 
-from alignlab import build, sizes, world
+from alignlab import sizes, world
 from alignlab.data import data_folder, read_demonstrations, read_preferences, read_prompts
 from alignlab.models import Policy
 from alignlab.rollout import sample
+from alignlab.tools import build
 
 PROMPT = "Write a review of a quiet comedy about two brothers."
 GOOD = "This quiet comedy about two brothers is warm. The camera finds a red coat. It stays with you."

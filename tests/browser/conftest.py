@@ -20,7 +20,8 @@ import os
 from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
-from alignlab import dpo, live, ppo
+from alignlab import dpo, ppo
+from alignlab.lab import live
 from alignlab.data import read_preferences, data_folder
 from alignlab.models import RewardModel, ValueHead, load
 from alignlab.sizes import tiny, world_gold

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
-from alignlab import view
+from alignlab.lab import view
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ SHOWN = {  # a cell for each view: JupyterLab shows no more than fifty outputs o
 }
 NUMBERS = """
 from hostile import HOSTILE
-from alignlab import live, show
+from alignlab.lab import live, show
 numbers = {"log_ratio": [1.0], "reward": [1.0], "value": [1.0], "advantage": [1.0], "clipped": [True]}
 """
 LIVE = """
@@ -42,7 +42,7 @@ await live.compare(*(live.Training(invented(texts), ppo.Config(), " ".join(texts
 print("RAN", len(fives))
 """
 DESK = """
-from alignlab import label
+from alignlab.lab import label
 odd = [{"prompt": [{"role": text, "content": text}], "chosen": text, "rejected": f"x{text}"} for text in HOSTILE]
 desk = label.Desk(odd, "hostile.jsonl", repeats=0)
 seen = [{"prompt": text, "sft": text, "dpo": text} for text in HOSTILE]
@@ -100,7 +100,7 @@ def test_no_text_of_a_model_is_run_in_the_report(browser, fast_run, tmp_path):
 
 def test_ten_labels_by_keyboard_then_training_on_them(notebook):
     book = notebook([
-        "from alignlab import label\npairs = read_preferences(data_folder() / 'preferences.jsonl')[:40]\n"
+        "from alignlab.lab import label\npairs = read_preferences(data_folder() / 'preferences.jsonl')[:40]\n"
         "desk = label.Desk(pairs, 'labels.jsonl', repeats=0)\ndesk",
         "print('FILE', len(read_preferences('labels.jsonl')), {record['by'] for record in desk.preferences()})",
         "training = label.dpo_training(base.policy('mine'), desk)\nawait live.run(training);",
@@ -131,8 +131,8 @@ def test_without_widgets_each_panel_tells_its_settings_as_text_and_the_run_ends(
     monkeypatch.setenv("ALIGNLAB_TEST_RUN", str(fast_run))
     cells = [
         PREPARE.replace("iterations=500", "iterations=3"), "training = ppo_training()\nawait live.run(training);",
-        "from alignlab import explore\nexplore.clipped_objective()", "live.replay(folder)",
-        "from alignlab import label\nlabel.Desk(read_preferences(data_folder() / 'preferences.jsonl')[:5], 'labels.jsonl')",
+        "from alignlab.lab import explore\nexplore.clipped_objective()", "live.replay(folder)",
+        "from alignlab.lab import label\nlabel.Desk(read_preferences(data_folder() / 'preferences.jsonl')[:5], 'labels.jsonl')",
     ]  # fmt: skip
     notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
     place = {"metadata": {"path": tmp_path}}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from alignlab import classroom
+from alignlab.tools import classroom
 
 pytestmark = pytest.mark.slow
 

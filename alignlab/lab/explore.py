@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignlab import exact, losses
-from alignlab.view import BLUE, COLOURS, FAINT, GREEN, INK, VERMILION, as_it_stands, plain_axes, png
+from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, VERMILION, as_it_stands, plain_axes, png
 from alignlab.world import BLANKS, Annotator, blank_reward
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.

@@ -1,4 +1,4 @@
-"""The numbers of the README: `python -m alignlab.benchmark [seeds] [betas] [hacking] [SEED ...]`. Runs land in `runs/benchmark/`.
+"""The numbers of the README: `python -m alignlab.tools.benchmark [seeds] [betas] [hacking] [SEED ...]`. Runs land in `runs/benchmark/`.
 
 Without seeds they are 0, 1 and 2. seeds: `alignlab run` with each. betas: PPO and DPO at five betas each, from one SFT model and
 one reward model. hacking: a reward model of 200 pairs and PPO without KL: the proxy rises, gold falls.
@@ -13,7 +13,8 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
-from alignlab import evaluate, view
+from alignlab import evaluate
+from alignlab.lab import view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run

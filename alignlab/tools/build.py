@@ -1,4 +1,4 @@
-"""Rebuilds `data/`: tokenizer, grammar files, base model, sampled pairs. Run as `python -m alignlab.build`.
+"""Rebuilds `data/`: tokenizer, grammar files, base model, sampled pairs. Run as `python -m alignlab.tools.build`.
 
 The grammar files come out byte for byte the same anywhere; weights and sampled pairs on the same machine and versions.
 """

@@ -9,7 +9,8 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
-from alignlab import sizes, view
+from alignlab import sizes
+from alignlab.lab import view
 from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, PURPLE, VERMILION, as_it_stands, plain_axes, png, smooth
 from alignlab.stage import Panel
 from alignlab.stages import stages
-from alignlab.view import BLUE, COLOURS, FAINT, GREEN, INK, PURPLE, VERMILION, as_it_stands, plain_axes, png, smooth
 
 DASHES = ("-", (0, (5, 2)))
 PAIR = (VERMILION, BLUE)  # of two trainings, or of two curves on one scale

@@ -1,8 +1,8 @@
 """The notebooks as a course: run them, make students' copies, set the repository that Colab fetches from.
 
-python -m alignlab.classroom run              outputs of one clean run, and each notebook's minutes     (make notebooks)
-python -m alignlab.classroom assignments DIR  an nbgrader course with solutions and students' copies    (make assignments)
-python -m alignlab.classroom colab REPO       Colab badges and set-up cells for github.com/REPO         (make colab REPO=...)
+python -m alignlab.tools.classroom run              outputs of one clean run, and each notebook's minutes     (make notebooks)
+python -m alignlab.tools.classroom assignments DIR  an nbgrader course with solutions and students' copies    (make assignments)
+python -m alignlab.tools.classroom colab REPO       Colab badges and set-up cells for github.com/REPO         (make colab REPO=...)
 """
 
 import ast
@@ -18,8 +18,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from alignlab import checks
 from alignlab.errors import UserError
+from alignlab.lab import checks
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
@@ -27,7 +27,7 @@ BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.
 
 def folder() -> Path:
     """Where the notebooks are: beside the package in a clone."""
-    return Path(__file__).parent.parent / "notebooks"
+    return Path(__file__).parent.parent.parent / "notebooks"
 
 
 def notebooks() -> list[Path]:

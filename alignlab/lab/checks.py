@@ -255,7 +255,7 @@ _GOLD = torch.tensor([0.0, 1.0, -1.0, 2.0])
 _POLICY = torch.tensor([0.2, 0.3, 0.1, 0.4])
 _RECORDS = [{"prompt": "a", "chosen": "x"}, {"prompt": "b", "chosen": "x"}, {"prompt": "a", "chosen": "y"}]
 _WHERE = "from alignlab.losses import "
-_HERE = "from alignlab.checks import "
+_HERE = "from alignlab.lab.checks import "
 
 EXERCISES = {
     exercise.name: exercise

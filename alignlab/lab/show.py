@@ -1,6 +1,6 @@
 """Static views: answers side by side, tokens with their numbers, pairs that tell, and the two workflows as diagrams.
 
-All text from models and data goes through `html.escape`; a terminal shows the same as plain text. `python -m alignlab.show`
+All text from models and data goes through `html.escape`; a terminal shows the same as plain text. `python -m alignlab.lab.show`
 draws the committed diagrams anew.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alignlab import world
 from alignlab.data import Text, last_message
-from alignlab.view import COLOURS, INK, NAMES
+from alignlab.lab.view import COLOURS, INK, NAMES
 
 
 @dataclass(frozen=True, repr=False)

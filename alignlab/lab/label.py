@@ -26,7 +26,7 @@ import torch
 from alignlab import dpo, evaluate, reward, world
 from alignlab.data import Text, fingerprint, read_preferences, write_lines
 from alignlab.errors import UserError
-from alignlab.live import Training
+from alignlab.lab.live import Training
 from alignlab.models import Base, Policy, RewardModel
 from alignlab.pipeline import answer, centred, probed
 from alignlab.runs import read_lines

@@ -23,10 +23,10 @@ from pathlib import Path
 import ipywidgets
 from IPython.display import display
 
-from alignlab import show
-from alignlab.dashboard import Dashboard, short
 from alignlab.data import last_message
 from alignlab.errors import TrainingError
+from alignlab.lab import show
+from alignlab.lab.dashboard import Dashboard, short
 from alignlab.runs import read_lines
 from alignlab.stage import LEARNING_RATE, Control
 from alignlab.stages import METHODS, stage_of, stages

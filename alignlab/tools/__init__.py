@@ -1,0 +1,1 @@
+"""What builds the bundled data, measures the benchmarks and prepares a course."""
