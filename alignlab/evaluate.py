@@ -72,7 +72,7 @@ def answer(
         columns.append((
             scores if gold is None else gold(part).cpu(),
             scores,
-            blank if reference else policy.score(part.batch, temperature).kl.sum(-1).cpu(),
+            blank if reference else policy.measure(part.batch, temperature).kl.sum(-1).cpu(),
             part.lengths.float().cpu(),
             part.stopped.float().cpu(),
         ))  # fmt: skip
@@ -222,7 +222,7 @@ def filling_logps(policy: Policy, prompt: Text, beginning: str, fillings: Sequen
     start = prompt_ids(tokenizer, prompt) + tokenizer(beginning, add_special_tokens=False)["input_ids"]
     ends = [tokenizer("".join(f" {word}" for word in filling), add_special_tokens=False)["input_ids"] for filling in fillings]
     batch = collate([Example(start, end) for end in ends], tokenizer.pad_token_id, policy.device)
-    scored = policy.reference_logps(batch) if reference else policy.score(batch).logps
+    scored = policy.reference_logps(batch) if reference else policy.measure(batch).logps
     return sequence_logps(scored, batch.mask).cpu().double().log_softmax(0)  # an Apple GPU knows no float64
 
 

@@ -29,7 +29,18 @@ def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
     """
     if logits.shape[:-1] != ids.shape:
         raise ValueError(f"logits {tuple(logits.shape)} must be (B, T, V) for ids (B, T) {tuple(ids.shape)}")
-    return F.pad(picked_logps(logits[:, :-1], ids[:, 1:]), (1, 0))  # (B, T)
+    predicted = F.pad(torch.ones_like(ids[:, 1:]), (1, 0))  # (B, T) all but the first
+    return spread(picked_logps(before(logits, predicted), ids[predicted.bool()]), predicted)
+
+
+def before(values: Tensor, mask: Tensor) -> Tensor:
+    """What stands one position before each of the mask's N tokens, and so predicts it: (B, T, ...) -> (N, ...). The only shift."""
+    return values[:, :-1][mask[:, 1:].bool()]
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the mask's N tokens, back in their places: (N,) -> (B, T), 0 elsewhere."""
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask.bool(), values)
 
 
 def picked_logps(logits: Tensor, ids: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from alignlab.losses import (
     shape_rewards,
     value_loss,
 )
-from alignlab.models import Policy, Scored, ValueHead
+from alignlab.models import Measures, Policy, ValueHead
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
 from alignlab.rollout import Completions, Score, sample, score_completions
 from alignlab.stage import LEARNING_RATE, Control, Given, Panel, Stage
@@ -57,7 +57,7 @@ class Experience(NamedTuple):
     """One iteration's samples and all that is fixed about them while the policy learns from them."""
 
     samples: Completions
-    old: Scored  # under the policy that sampled
+    old: Measures  # under the policy that sampled
     scores: Tensor  # (B,) as PPO uses them: missing-EOS rule applied
     values: Tensor  # (B, T)
     advantages: Tensor  # (B, T) normalised
@@ -110,7 +110,7 @@ def collect(
     samples = sample(policy, prompts, config.max_new_tokens, generator, config.temperature)
     mask = samples.batch.mask
     scores = score_completions(score, samples, config.missing_eos_score)
-    old = policy.score(samples.batch, config.temperature)
+    old = policy.measure(samples.batch, config.temperature)
     values = losses.masked(value_head(old.hidden), mask)
     rewards = shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)

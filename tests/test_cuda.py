@@ -56,7 +56,7 @@ def test_ppo_starts_at_the_reference_leaves_it_and_stays_finite(name):
 def test_scores_are_the_cpus(name):
     ours, theirs = (build(name, device=device) for device in ("cuda", "cpu"))
     policies = [shaken(base.policy(rank=2)) for base in (ours, theirs)]
-    on_gpu, on_cpu = (policy.score(batch_of(policy, random_examples(policy))) for policy in policies)
+    on_gpu, on_cpu = (policy.measure(batch_of(policy, random_examples(policy))) for policy in policies)
     for column in ("logps", "ref_logps", "kl", "entropy"):
         torch.testing.assert_close(getattr(on_gpu, column).cpu(), getattr(on_cpu, column), **near)
     judges = [shaken(base.reward_model(rank=2)) for base in (ours, theirs)]
@@ -84,7 +84,7 @@ def test_a_network_in_bfloat16_trains_and_is_measured_in_float32(stage, name, tm
     assert all(math.isfinite(step["loss"]) for step in metrics if "loss" in step)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "what trains does so in float32"
     if stage != "reward":
-        assert model.score(batch_of(model, random_examples(model))).logps.dtype == torch.float32
+        assert model.measure(batch_of(model, random_examples(model))).logps.dtype == torch.float32
 
 
 @each_architecture

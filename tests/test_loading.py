@@ -22,7 +22,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from alignlab import data, models, sft
+from alignlab import base as base_module
+from alignlab import data, sft
 from alignlab.errors import UserError
 from alignlab.models import Base, load
 from alignlab.probe import probe
@@ -173,13 +174,13 @@ def test_what_peft_cannot_adapt_is_refused_in_one_line(tmp_path, monkeypatch):
         raise ValueError("Target modules are not supported.\nTry others.")
 
     save(network("qwen3", len(tokenizer("qwen3"))), tmp_path / "model")
-    monkeypatch.setattr(models, "get_peft_model", refuses)
+    monkeypatch.setattr(base_module, "get_peft_model", refuses)
     assert "peft cannot adapt Qwen3ForCausalLM (Target modules are not supported." in refusal(tmp_path / "model")
 
 
 def test_a_network_that_ignores_padding_is_refused(monkeypatch):
     base = build("gpt2")
-    monkeypatch.setattr(models, "positions", lambda attention: torch.arange(attention.shape[1]).expand_as(attention))
+    monkeypatch.setattr(base_module, "positions", lambda attention: torch.arange(attention.shape[1]).expand_as(attention))
     with pytest.raises(UserError, match="something else while sampling than while scoring"):
         probe(base)
 
@@ -207,7 +208,7 @@ def test_settings_under_text_config_are_found(tmp_path):
     assert base.max_length == 96 and base.vocabulary == len(words)
     examples = [example for (example,) in data.encode_all(words, DEMONSTRATIONS, ["completion"], 64)]
     batch = data.collate(examples, base.tokenizer.pad_token_id)
-    scored = base.policy().score(batch)
+    scored = base.policy().measure(batch)
     assert torch.allclose(scored.logps, scored.ref_logps, atol=1e-5) and scored.logps.sum() < 0
 
 

@@ -22,12 +22,14 @@ from architectures import (
     tokenizer,
 )
 from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, MambaConfig
 
 from alignlab import models
+from alignlab.base import positions
 from alignlab.data import Example, encode
 from alignlab.errors import UserError
-from alignlab.models import Base, RewardModel, ValueHead, load, positions
+from alignlab.models import Base, RewardModel, ValueHead, load
 
 near = {"rtol": 0, "atol": 1e-5}
 
@@ -86,7 +88,7 @@ def test_scored_log_probs_are_those_of_the_plain_network_under_policy_and_refere
     policy = shaken(build(name).policy(rank=2))
     examples = random_examples(policy)
     batch = batch_of(policy, examples)
-    scored = policy.score(batch, temperature)
+    scored = policy.measure(batch, temperature)
     for values, reference in [
         (policy.logps(batch, temperature), False), (scored.logps, False),
         (policy.reference_logps(batch, temperature), True), (scored.ref_logps, True),
@@ -101,7 +103,7 @@ def test_scored_kl_and_entropy_are_sums_over_the_whole_vocabulary(name):
     policy = shaken(build(name).policy(rank=2))
     examples = random_examples(policy)
     batch = batch_of(policy, examples)
-    scored = policy.score(batch)
+    scored = policy.measure(batch)
     kl, entropy = [], []
     for prompt, completion in examples:
         p, q = (plain_logits(policy, prompt + completion, reference).double().softmax(-1) for reference in (False, True))
@@ -116,10 +118,10 @@ def test_scored_kl_and_entropy_are_sums_over_the_whole_vocabulary(name):
 def test_scoring_in_parts_equals_scoring_at_once(monkeypatch):
     policy = shaken(build("gemma3").policy(rank=2))
     batch = batch_of(policy, random_examples(policy))
-    whole, reference = policy.score(batch), policy.reference_logps(batch)
+    whole, reference = policy.measure(batch), policy.reference_logps(batch)
     monkeypatch.setattr(models, "SCORING_ELEMENTS", 1)
     monkeypatch.setattr(models, "SCORING_ROWS", 1)
-    for one, other in zip(policy.score(batch)[:4], whole[:4], strict=True):
+    for one, other in zip(policy.measure(batch)[:4], whole[:4], strict=True):
         torch.testing.assert_close(one, other, **near)
     torch.testing.assert_close(policy.reference_logps(batch), reference, **near)
 
@@ -198,14 +200,14 @@ def test_the_value_head_does_learn():
 @pytest.mark.parametrize("rank", [2, None])
 def test_a_policy_starts_as_its_reference(name, rank):
     policy = build(name).policy(rank=rank)
-    scored = policy.score(batch_of(policy, random_examples(policy)))
+    scored = policy.measure(batch_of(policy, random_examples(policy)))
     torch.testing.assert_close(scored.logps, scored.ref_logps, **near)
     assert scored.kl.max() < 1e-6
 
 
 def test_a_bfloat16_policy_starts_as_its_reference_and_is_measured_in_float32():
     policy = build("llama", dtype=torch.bfloat16).policy(rank=2)
-    scored = policy.score(batch_of(policy, random_examples(policy)))
+    scored = policy.measure(batch_of(policy, random_examples(policy)))
     assert torch.equal(scored.logps, scored.ref_logps) and scored.kl.abs().max() < 1e-6
     assert {column.dtype for column in scored[:4]} == {torch.float32}
 
@@ -214,7 +216,7 @@ def test_a_full_copy_starts_as_the_reference_where_the_base_carries_other_adapte
     base = build("qwen3")
     shaken(base.policy("other", rank=2))
     policy = base.policy(rank=None)
-    scored = policy.score(batch_of(policy, random_examples(policy)))
+    scored = policy.measure(batch_of(policy, random_examples(policy)))
     torch.testing.assert_close(scored.logps, scored.ref_logps, **near)
 
 
@@ -446,3 +448,52 @@ def test_an_adapter_can_be_added_beside_the_torchao_that_colab_has(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "too old for peft" in done.stdout and done.stdout.endswith("True\n"), done.stderr[-1500:]
+
+
+# ---------------------------------------------------------------------------------------------- strength
+
+
+@each_architecture
+def test_strength_scales_the_adapters_change_and_zero_is_the_reference(name):
+    base = build(name)
+    policy = shaken(base.policy("mine", rank=2))
+    batch = batch_of(policy, random_examples(policy))
+    trained = policy.logps(batch).detach()
+    assert policy.strength == 1
+    policy.strength = 0
+    assert torch.equal(policy.logps(batch), policy.reference_logps(batch)) and policy.strength == 0
+    for strength in (0.5, 3.0, -1.0):
+        policy.strength = strength
+        scaled = policy.logps(batch).detach()
+        assert policy.strength == pytest.approx(strength)
+        policy.strength = 1
+        weights = [weight for key, weight in base.network.named_parameters() if ".mine." in key and "lora_B" in key]
+        for weight in weights:
+            weight.data *= strength
+        torch.testing.assert_close(scaled, policy.logps(batch), **near)
+        for weight in weights:
+            weight.data /= strength
+    torch.testing.assert_close(policy.logps(batch).detach(), trained, **near)
+
+
+def test_what_is_saved_has_strength_one_and_a_fresh_adapter_too(tmp_path):
+    base = build("qwen3")
+    policy = shaken(base.policy("mine", rank=2))
+    policy.save(tmp_path / "one")
+    policy.strength = 2.5
+    policy.save(tmp_path / "strong")
+    one, strong = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("one", "strong"))
+    assert one.keys() == strong.keys() and all(torch.equal(one[key], strong[key]) for key in one)
+    assert (tmp_path / "one/adapter_config.json").read_text() == (tmp_path / "strong/adapter_config.json").read_text()
+    assert base.policy("mine", rank=2).strength == 1
+
+
+def test_strength_moves_one_adapter_alone_and_a_full_policy_has_none():
+    base = build("llama")
+    mine, other = shaken(base.policy("mine", rank=2)), shaken(base.policy("other", rank=2))
+    batch = batch_of(other, random_examples(other))
+    before = other.logps(batch).detach()
+    mine.strength = 0.3
+    assert other.strength == 1 and torch.equal(other.logps(batch).detach(), before)
+    with pytest.raises(ValueError, match="a policy without an adapter has no strength"):
+        base.policy(rank=None).strength = 0.5

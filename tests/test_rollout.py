@@ -73,7 +73,7 @@ def test_no_pass_is_spent_once_every_answer_has_ended():
 def test_the_ratio_of_scored_to_recorded_log_probs_is_one(name, temperature):
     policy = changed_policy(name)
     samples = sample(policy, MANY, 12, chance(), temperature)
-    for logps in (policy.logps(samples.batch, temperature), policy.score(samples.batch, temperature).logps):
+    for logps in (policy.logps(samples.batch, temperature), policy.measure(samples.batch, temperature).logps):
         torch.testing.assert_close((logps - samples.logps).exp(), torch.ones_like(logps), **near)
     other = 1.7 - temperature  # at another temperature it is not
     assert ((policy.logps(samples.batch, other) - samples.logps).exp() - 1).abs().max() > 0.1

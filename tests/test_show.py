@@ -13,7 +13,7 @@ from hostile import HOSTILE
 from alignlab import ppo, world
 from alignlab.data import Batch
 from alignlab.lab import show
-from alignlab.models import Scored
+from alignlab.models import Measures
 from alignlab.ppo import Experience
 from alignlab.rollout import Completions
 
@@ -109,7 +109,7 @@ def experience() -> Experience:
     ref_logps = torch.tensor([[0.0, -1.0, -1.0], [0.0, -2.5, -1.0]])
     zero = torch.zeros(2, 3)
     samples = Completions(["p", "p"], ["one", "two"], batch, logps, torch.tensor([True, True]))
-    old = Scored(logps, ref_logps, zero, zero, torch.zeros(2, 3, 4))
+    old = Measures(logps, ref_logps, zero, zero, torch.zeros(2, 3, 4))
     return Experience(
         samples, old, torch.tensor([0.0, 3.0]), torch.full((2, 3), 0.25), torch.tensor([[0.0, 1, 1], [0, 1, -1]]), zero, zero + 0.125
     )

@@ -149,7 +149,7 @@ def test_a_full_policy_trains_while_its_reference_stays(stage):
         list(module.train(policy, records, module.Config(batch_size=4, epochs=1)))
     assert identical(reference, base.network.parameters())
     assert not any(torch.equal(one, other) for one, other in zip(start, policy.parameters(), strict=True))
-    assert policy.score(batch_of(policy, random_examples(policy))).kl.max() > 0
+    assert policy.measure(batch_of(policy, random_examples(policy))).kl.max() > 0
 
 
 # ---------------------------------------------------------------------------------------------- one step of the optimiser

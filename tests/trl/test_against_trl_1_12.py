@@ -125,7 +125,7 @@ def our_batch(run):
 def test_log_probabilities_of_rollouts(run):
     policy = Policy(Base(sampling_model(seed=1), tokenizer()), None, reference=Base(sampling_model(seed=2), tokenizer()))
     batch = our_batch(run)
-    scored, chosen = policy.score(batch, TEMPERATURE), batch.mask.bool()
+    scored, chosen = policy.measure(batch, TEMPERATURE), batch.mask.bool()
     close(scored.logps[chosen], run.logprobs[run.mask], "log-probabilities")
     close(scored.ref_logps[chosen], run.ref_logprobs[run.mask], "reference's log-probabilities")
 

@@ -206,7 +206,7 @@ def test_sft_first_step(options):
     ours = collate(examples, tokenizer().pad_token_id)
     assert torch.equal(ours.ids, batch["input_ids"])
     assert torch.equal(ours.mask, (batch["labels"] != -100).long())
-    logps, entropies = policy.logps(ours), policy.score(ours).entropy
+    logps, entropies = policy.logps(ours), policy.measure(ours).entropy
     close(losses.sft_loss(logps, ours.mask), loss, "sft_loss")
     close(losses.masked_mean(entropies, ours.mask), metrics(trainer)["entropy"], "entropy")
     step = next(sft.train(policy, demonstrations, sft.Config(batch_size=len(PAIRS), micro_batch_size=5)))
