@@ -62,7 +62,7 @@ def run(
     limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
-    from alignlab.data import last_message
+    from alignlab.encoding import last_message
     from alignlab.lab import view
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from alignlab.data import data_folder
+from alignlab.records import data_folder
 
 RUN_IN_ANSWERS = 600  # a run of 209 s where 256 answers took 0.35 s once warm (0.30 to 0.40 in four measurements), on 2 CPU cores
 

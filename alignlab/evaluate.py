@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from alignlab import exact
-from alignlab.data import Example, Text, collate, encode_all, prompt_ids
+from alignlab.data import Example, collate, encode_all
+from alignlab.encoding import prompt_ids
 from alignlab.losses import sequence_logps
 from alignlab.models import Policy, RewardModel
 from alignlab.rollout import Completions, Score, sample, score_completions
+from alignlab.talks import Text
 
 RESAMPLES = 1000  # of the bootstrap
 LEAST_SIZE = 4  # effective samples, fewer of which are too few for one prompt (see `exact.Frontier.shown`)

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.quantizers import AutoHfQuantizer
 
-from alignlab.data import special_ids, turn_ends
+from alignlab.encoding import special_ids, turn_ends
 from alignlab.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

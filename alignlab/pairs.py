@@ -6,10 +6,10 @@ from random import Random
 import torch
 from torch import Tensor
 
-from alignlab.data import Text
 from alignlab.errors import UserError
 from alignlab.models import Base, Policy
 from alignlab.rollout import Completions, sample
+from alignlab.talks import Text
 from alignlab.world import Annotator
 
 

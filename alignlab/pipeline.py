@@ -10,14 +10,15 @@ from functools import cached_property
 import torch
 
 from alignlab import evaluate, losses
-from alignlab.data import Text, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, load
+from alignlab.records import read_preferences, write_lines
 from alignlab.rollout import Score
 from alignlab.runs import Run
 from alignlab.sizes import Progress, Size
 from alignlab.stages import stages
+from alignlab.talks import Text
 
 Watch = Callable[[dict], None]  # sees every metrics dict, as it comes
 

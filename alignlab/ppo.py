@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from alignlab import losses
-from alignlab.data import Text
 from alignlab.losses import (
     adapt_beta,
     clipped_policy_loss,
@@ -24,6 +23,7 @@ from alignlab.models import Measures, Policy, ValueHead
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
 from alignlab.rollout import Completions, Score, sample, score_completions
 from alignlab.stage import LEARNING_RATE, Control, Given, Panel, Stage
+from alignlab.talks import Text
 
 LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
 

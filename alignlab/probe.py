@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from alignlab.data import Example, collate, prompt_ids, special_ids
+from alignlab.data import Example, collate
+from alignlab.encoding import prompt_ids, special_ids
 from alignlab.errors import UserError
 
 

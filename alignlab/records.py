@@ -8,10 +8,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from alignlab.errors import UserError
 from alignlab.sources import Malformed, rows
-from alignlab.talks import EQUAL_ANSWERS, Text, Unteachable, beside_prompt, completion, is_talk, part, text_or_messages, turns_of
+from alignlab.talks import EQUAL_ANSWERS, Text, Unteachable, beside_prompt, canonical, completion, is_talk, part, text_or_messages, turns_of
 
 Say = Callable[[str], None]
 
@@ -294,3 +295,33 @@ def _without_system(row: dict) -> dict:
 def write_lines(path: Path, records: Iterable[dict]) -> None:
     """Write a JSON Lines file, one object a line."""
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
+
+
+# ---------------------------------------------------------------------------------------------- bundled data, held-out prompts
+
+PACKAGE_DATA = Path(__file__).parent / "_data"  # where the wheel puts it
+
+
+def data_folder() -> Path:
+    """The bundled data: inside an installed package, or `data/` of a clone."""
+    return PACKAGE_DATA if PACKAGE_DATA.is_dir() else Path(__file__).parent.parent / "data"
+
+
+def split_by_prompt(
+    records: Sequence[dict], test_share: float, seed: int, key: Callable[[Text], str] = canonical
+) -> tuple[list[dict], list[dict]]:
+    """Train and test parts that share no prompt; each non-empty where there are two prompts or more.
+
+    `key` says which prompts are the same: by default those with the same turns; `prompt_text` of a tokenizer, what a model reads.
+    """
+    keys = [key(record["prompt"]) for record in records]
+    prompts = sorted(set(keys))
+    if len(prompts) < 2:
+        raise UserError("all records have one prompt; held-out judging needs at least two different prompts")
+    rng = Random(seed)
+    prompts.sort(key=lambda prompt: rng.random())
+    test = set(prompts[: min(max(1, round(test_share * len(prompts))), len(prompts) - 1)])
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for record, prompt in zip(records, keys, strict=True):
+        parts[prompt in test].append(record)
+    return parts

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alignlab.data import Batch, Example, Text, collate, prompt_ids
+from alignlab.data import Batch, Example, collate
+from alignlab.encoding import prompt_ids
 from alignlab.losses import masked
 from alignlab.models import Policy
+from alignlab.talks import Text
 
 
 class Completions(NamedTuple):

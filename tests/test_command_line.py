@@ -105,7 +105,7 @@ def test_the_report_is_one_escaped_file(fast_run):
 
 @pytest.mark.slow
 def test_own_model_and_data_run_through_the_whole_path(fast_run, tmp_path):
-    from alignlab.data import data_folder
+    from alignlab.records import data_folder
 
     lines = (data_folder() / "preferences.jsonl").read_text().splitlines()[:240]
     records = [{key: value for key, value in json.loads(line).items() if key in PAIR} for line in lines]

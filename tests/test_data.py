@@ -8,9 +8,10 @@ from architectures import FRAMES, PAIRS, each_architecture, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignlab import data, records
+from alignlab import data, encoding, fit, records
 from alignlab.data import Example, collate
 from alignlab.errors import UserError
+from alignlab.records import read_preferences, split_by_prompt, write_lines
 
 ROOMY = 10**6
 often = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -37,39 +38,39 @@ def write(folder, *lines, name="records.jsonl"):
 
 def test_pairs_are_read_with_their_extra_fields(tmp_path):
     record = {"prompt": "the film", "chosen": "was good", "rejected": "was long", "gold_chosen": 1.5, "who": ["a", "b"]}
-    assert data.read_preferences(write(tmp_path, record, "", record)) == [record, record]
+    assert records.read_preferences(write(tmp_path, record, "", record)) == [record, record]
 
 
 def test_demonstrations_and_prompts_are_read(tmp_path):
     record = {"prompt": "the film", "completion": "was good", "source": 7}
-    assert data.read_demonstrations(write(tmp_path, record)) == [record]
-    assert data.read_prompts(write(tmp_path, record, {"prompt": "cat"})) == ["the film", "cat"]
+    assert records.read_demonstrations(write(tmp_path, record)) == [record]
+    assert records.read_prompts(write(tmp_path, record, {"prompt": "cat"})) == ["the film", "cat"]
 
 
 def test_what_is_written_is_read_again(tmp_path):
     records = [pair | {"note": "ünï\u2028code"} for pair in PAIRS]
-    data.write_lines(tmp_path / "pairs.jsonl", records)
-    assert data.read_preferences(tmp_path / "pairs.jsonl") == records
+    write_lines(tmp_path / "pairs.jsonl", records)
+    assert read_preferences(tmp_path / "pairs.jsonl") == records
 
 
 def test_transcripts_are_split_at_the_last_turn_they_share(tmp_path):
     shared = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
     record = {"chosen": shared + " Because it is so.", "rejected": shared + " Because I say so."}
-    (read,) = data.read_preferences(write(tmp_path, record))
+    (read,) = records.read_preferences(write(tmp_path, record))
     assert read == {"prompt": shared, "chosen": "Because it is so.", "rejected": "Because I say so."}
 
 
 def test_transcripts_that_part_early_are_split_there(tmp_path):
     shared = "\n\nHuman: Hi.\n\nAssistant:"
     later = " Yes.\n\nHuman: Why?\n\nAssistant: So."
-    (read,) = data.read_preferences(write(tmp_path, {"chosen": shared + later, "rejected": shared + " No."}))
+    (read,) = records.read_preferences(write(tmp_path, {"chosen": shared + later, "rejected": shared + " No."}))
     assert (read["prompt"], read["chosen"], read["rejected"]) == (shared, later.lstrip(), "No.")
 
 
 def test_message_lists_are_split_at_their_common_beginning(tmp_path):
     start = [{"role": "user", "content": "Why?"}]
     good, bad = ({"role": "assistant", "content": text} for text in ("Because.", "No."))
-    (read,) = data.read_preferences(write(tmp_path, {"chosen": [*start, good], "rejected": [*start, bad]}))
+    (read,) = records.read_preferences(write(tmp_path, {"chosen": [*start, good], "rejected": [*start, bad]}))
     assert read == {"prompt": start, "chosen": "Because.", "rejected": "No."}
 
 
@@ -77,7 +78,7 @@ def test_message_lists_are_split_at_their_common_beginning(tmp_path):
 def test_messages_after_a_prompt_of_messages_become_the_answer(tmp_path, whole):
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
     answers = [[*(prompt if whole else []), {"role": "assistant", "content": text}] for text in ("Because.", "No.")]
-    (read,) = data.read_preferences(write(tmp_path, {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}))
+    (read,) = records.read_preferences(write(tmp_path, {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}))
     assert read == {"prompt": prompt, "chosen": "Because.", "rejected": "No."}
 
 
@@ -101,19 +102,19 @@ GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
 def test_a_bad_line_is_named_with_file_number_and_cure(tmp_path, bad, said):
     path = write(tmp_path, GOOD, "", bad, GOOD)
     with pytest.raises(UserError) as error:
-        data.read_preferences(path)
+        records.read_preferences(path)
     for part in (str(path), "line 3", *said):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("read", [data.read_preferences, data.read_demonstrations, data.read_prompts])
+@pytest.mark.parametrize("read", [records.read_preferences, records.read_demonstrations, records.read_prompts])
 def test_a_missing_file_is_named_with_its_cure(tmp_path, read):
     with pytest.raises(UserError, match="nowhere.jsonl: no such file; give a JSON Lines file"):
         read(tmp_path / "nowhere.jsonl")
 
 
-@pytest.mark.parametrize("read", [data.read_preferences, data.read_demonstrations, data.read_prompts])
+@pytest.mark.parametrize("read", [records.read_preferences, records.read_demonstrations, records.read_prompts])
 def test_an_empty_file_is_named_with_its_cure(tmp_path, read):
     with pytest.raises(UserError, match="records.jsonl: no records; write one object a line"):
         read(write(tmp_path, "", " "))
@@ -123,17 +124,17 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes('{"prompt": "the café", "chosen": "a", "rejected": "b"}\n'.encode("latin-1"))
     with pytest.raises(UserError, match="latin.jsonl.*UTF-8"):
-        data.read_preferences(path)
+        records.read_preferences(path)
 
 
 def test_a_bad_demonstration_is_named(tmp_path):
     with pytest.raises(UserError, match="records.jsonl, line 1.*completion"):
-        data.read_demonstrations(write(tmp_path, {"prompt": "the film"}))
+        records.read_demonstrations(write(tmp_path, {"prompt": "the film"}))
 
 
 def test_messages_without_a_chat_template_are_refused_with_a_cure():
     with pytest.raises(UserError, match="no chat template; use plain strings"):
-        data.prompt_ids(tokenizer("llama"), [{"role": "user", "content": "the film"}])
+        encoding.prompt_ids(tokenizer("llama"), [{"role": "user", "content": "the film"}])
 
 
 # ---------------------------------------------------------------------------------------------- train and test
@@ -146,7 +147,7 @@ def test_messages_without_a_chat_template_are_refused_with_a_cure():
 )  # fmt: skip
 def test_train_and_test_share_no_prompt_and_lose_no_record(prompts, share, seed):
     records = [{"prompt": f"p{prompt}", "row": row} for row, prompt in enumerate(prompts)]
-    train, test = data.split_by_prompt(records, share, seed)
+    train, test = split_by_prompt(records, share, seed)
     assert not {record["prompt"] for record in train} & {record["prompt"] for record in test}
     assert sorted([*train, *test], key=lambda record: record["row"]) == records
     assert train and test  # "each non-empty where there are two prompts or more"
@@ -154,7 +155,7 @@ def test_train_and_test_share_no_prompt_and_lose_no_record(prompts, share, seed)
 
 def test_a_fifth_of_the_prompts_is_a_fifth_and_the_seed_decides_which():
     records = [{"prompt": f"p{prompt}"} for prompt in range(50)]
-    test = [data.split_by_prompt(records, 0.2, seed)[1] for seed in (0, 0, 1)]
+    test = [split_by_prompt(records, 0.2, seed)[1] for seed in (0, 0, 1)]
     assert len(test[0]) == 10 and test[0] == test[1] != test[2]
 
 
@@ -162,13 +163,13 @@ def test_messages_are_one_prompt_whatever_the_order_of_their_keys():
     one, other = [{"role": "user", "content": "Why?"}], [{"content": "Why?", "role": "user"}]
     records = [{"prompt": prompt} for prompt in [one, other, *(f"p{i}" for i in range(6))]]
     for seed in range(6):
-        train, test = data.split_by_prompt(records, 0.5, seed)
+        train, test = split_by_prompt(records, 0.5, seed)
         assert not any(record in train for record in test)
 
 
 def test_one_prompt_cannot_be_split():
     with pytest.raises(UserError, match="two different prompts"):
-        data.split_by_prompt([{"prompt": "cat"}] * 5, 0.2, 0)
+        split_by_prompt([{"prompt": "cat"}] * 5, 0.2, 0)
 
 
 # ---------------------------------------------------------------------------------------------- text to ids
@@ -177,13 +178,13 @@ def test_one_prompt_cannot_be_split():
 @each_architecture
 def test_a_prompt_is_the_hand_written_frame_around_its_text(name):
     before, after = FRAMES[name]
-    assert data.prompt_ids(tokenizer(name), "the answer is") == plain(tokenizer(name), f"{before}the answer is{after}")
+    assert encoding.prompt_ids(tokenizer(name), "the answer is") == plain(tokenizer(name), f"{before}the answer is{after}")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3"])
 def test_a_string_is_one_user_message(name):
     words = tokenizer(name)
-    assert data.prompt_ids(words, "the film") == data.prompt_ids(words, [{"role": "user", "content": "the film"}])
+    assert encoding.prompt_ids(words, "the film") == encoding.prompt_ids(words, [{"role": "user", "content": "the film"}])
 
 
 @each_architecture
@@ -229,15 +230,16 @@ def test_one_bos_at_most_and_one_eos_at_the_end_of_chosen_and_rejected_alike(nam
 @each_architecture
 def test_a_completion_that_ends_with_the_eos_text_has_one_eos(name):
     tokens = tokenizer(name)
-    once = data.completion_ids(tokens, "the answer")
-    assert data.completion_ids(tokens, f"the answer {tokens.eos_token}")[-2] != tokens.eos_token_id
-    assert once.count(tokens.eos_token_id) == data.completion_ids(tokens, f"the answer{tokens.eos_token}").count(tokens.eos_token_id) == 1
+    once = encoding.completion_ids(tokens, "the answer")
+    assert encoding.completion_ids(tokens, f"the answer {tokens.eos_token}")[-2] != tokens.eos_token_id
+    spelled = encoding.completion_ids(tokens, f"the answer{tokens.eos_token}")
+    assert once.count(tokens.eos_token_id) == spelled.count(tokens.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3"])
 def test_a_completion_that_spells_the_end_of_the_turn_is_closed_once(name):
     tokens, end = tokenizer(name), {"qwen3": "<|im_end|>\n", "gemma3": "<end_of_turn>\n"}[name]
-    assert data.completion_ids(tokens, f"the answer{end}") == data.completion_ids(tokens, "the answer")
+    assert encoding.completion_ids(tokens, f"the answer{end}") == encoding.completion_ids(tokens, "the answer")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_a_completion_that_spells_the_end_of_the_turn_is_closed_once(name):
 def test_control_tokens_within_a_text_are_found_and_the_row_left_out(row, kept):
     rows = [{"prompt": "the film", "chosen": "was good", "rejected": "was long"} | change for change in ({}, row)]
     reading = records.Reading("pairs", rows, ["line 1", "line 2"])
-    lengths, _ = data.examine(tokenizer("qwen3"), reading, ["chosen", "rejected"], ROOMY)
+    lengths, _ = fit.examine(tokenizer("qwen3"), reading, ["chosen", "rejected"], ROOMY)
     assert (len(reading.records), len(lengths)) == (1 + kept, 1 + kept)
     if not kept:
         assert "1 of 2 rows left out: 1 with " in reading.summary()
@@ -265,12 +267,12 @@ def test_control_tokens_within_a_text_are_found_and_the_row_left_out(row, kept):
 def test_a_prompt_for_a_model_without_a_template_stands_as_it_is_written():
     rows = [{"prompt": "the film <|endoftext|> the cast", "chosen": "was good", "rejected": "was long"}]
     reading = records.Reading("pairs", rows, ["line 1"])
-    data.examine(tokenizer("gpt2"), reading, ["chosen", "rejected"], ROOMY)
+    fit.examine(tokenizer("gpt2"), reading, ["chosen", "rejected"], ROOMY)
     assert reading.records == rows
 
 
 def test_a_prompt_of_eos_alone_still_has_a_token():
-    assert len(data.prompt_ids(tokenizer("gpt2"), "<|endoftext|>")) == 1
+    assert len(encoding.prompt_ids(tokenizer("gpt2"), "<|endoftext|>")) == 1
 
 
 def test_a_prompt_does_not_end_with_the_tokenizers_own_eos():
@@ -279,7 +281,7 @@ def test_a_prompt_does_not_end_with_the_tokenizers_own_eos():
     tokens = tokenizer("llama")
     tokens.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     assert tokens("the answer")["input_ids"] == [1, *plain(tokens, "the answer"), 2]
-    assert data.prompt_ids(tokens, "the answer") == [1, *plain(tokens, "the answer")]
+    assert encoding.prompt_ids(tokens, "the answer") == [1, *plain(tokens, "the answer")]
 
 
 # ---------------------------------------------------------------------------------------------- truncation
@@ -291,7 +293,7 @@ def test_a_long_prompt_is_cut_from_the_left_and_every_completion_is_kept_whole(n
     tokens = tokenizer(name)
     prompt, answers = "the film was long and the cast was great", ["is a good film", "was"]
     ends = [[*plain(tokens, answer), tokens.eos_token_id] for answer in answers]
-    start = data.prompt_ids(tokens, prompt)
+    start = encoding.prompt_ids(tokens, prompt)
     examples = data.encode(tokens, prompt, answers, max_length=len(ends[0]) + room)
     assert [example.completion for example in examples] == ends
     head = start[: name == "llama" and 1 < room < len(start)]  # the tokenizer's own BOS

@@ -10,10 +10,10 @@ import pytest
 from hostile import HOSTILE
 
 from alignlab import dpo, reward, sizes
-from alignlab.data import data_folder, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.lab import label, live
 from alignlab.models import load
+from alignlab.records import data_folder, read_preferences, write_lines
 
 
 def made(count: int, gold: bool = True) -> list[dict]:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from alignlab import base as base_module
-from alignlab import data, sft
+from alignlab import data, encoding, sft
 from alignlab.errors import UserError
 from alignlab.models import Base, load
 from alignlab.probe import probe
@@ -294,7 +294,7 @@ def test_a_saved_model_stops_under_plain_generate_where_it_learned_to(tmp_path):
         pass
     policy.base.save(tmp_path / "sft")
     plain, words = AutoModelForCausalLM.from_pretrained(tmp_path / "sft"), AutoTokenizer.from_pretrained(tmp_path / "sft")
-    ids = torch.tensor([data.prompt_ids(words, PAIRS[0]["prompt"])])
+    ids = torch.tensor([encoding.prompt_ids(words, PAIRS[0]["prompt"])])
     answer = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
     assert words.decode(answer) == "is a good film<|im_end|>"
 
@@ -318,7 +318,7 @@ def templated(template):
 
 def ask(template, prompt="the film"):
     words = templated(template)
-    return words.decode(data.prompt_ids(words, prompt))
+    return words.decode(encoding.prompt_ids(words, prompt))
 
 
 def test_a_template_that_reads_content_parts_gets_them():
@@ -366,13 +366,13 @@ def test_an_empty_last_turn_of_the_assistant_is_the_one_to_be_written():
 def test_a_long_prompt_keeps_the_system_turn_and_the_templates_head():
     words = templated(CHATML)
     prompt = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "the film was long " * 30}]
-    whole = data.prompt_ids(words, prompt)
-    cut = data.prompt_ids(words, prompt, room=60)
+    whole = encoding.prompt_ids(words, prompt)
+    cut = encoding.prompt_ids(words, prompt, room=60)
     assert len(cut) == 60 < len(whole)
     text = words.decode(cut)
     assert text.startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
     assert text.endswith("the film was long <|im_end|>\n<|im_start|>assistant\n")
-    assert len(data.prompt_ids(words, prompt, room=20)) == 20  # no room for the head: the end alone
+    assert len(encoding.prompt_ids(words, prompt, room=20)) == 20  # no room for the head: the end alone
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_a_long_prompt_keeps_the_system_turn_and_the_templates_head():
 )
 def test_the_head_is_found_by_place_not_by_words(template, prompt, head):
     words = templated(template)
-    cut = data.prompt_ids(words, [{"role": "user", "content": prompt}, {"role": "assistant", "content": "the film " * 60},
+    cut = encoding.prompt_ids(words, [{"role": "user", "content": prompt}, {"role": "assistant", "content": "the film " * 60},
                                   {"role": "user", "content": "and the cast"}], room=90)  # fmt: skip
     assert len(cut) == 90 and words.decode(cut).startswith(head) and "and the cast" in words.decode(cut)
 

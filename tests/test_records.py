@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from architectures import tokenizer
 
-from alignlab import data, records, talks
+from alignlab import encoding, records, talks
 from alignlab.errors import UserError
 
 GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
@@ -36,7 +36,7 @@ def write(folder, rows, name="rows.jsonl"):
 
 def read(folder, *rows, **options):
     said = []
-    return data.read_preferences(write(folder, rows), say=said.append, **options), said
+    return records.read_preferences(write(folder, rows), say=said.append, **options), said
 
 
 # ---------------------------------------------------------------------------------------------- rows that cannot teach
@@ -88,7 +88,7 @@ def test_more_than_half_left_out_is_refused(tmp_path):
         read(tmp_path, ROWS[0], GOOD | {"chosen": ""}, GOOD | {"chosen": ""})
 
 
-@pytest.mark.parametrize("reader", [data.read_demonstrations, data.read_prompts])
+@pytest.mark.parametrize("reader", [records.read_demonstrations, records.read_prompts])
 def test_demonstrations_and_prompts_leave_out_alike(tmp_path, reader):
     good, bad = {"prompt": "a", "completion": "b"}, {"prompt": " ", "completion": "b"}
     said = []
@@ -129,10 +129,10 @@ def test_a_known_layout_is_named_with_its_cure(tmp_path, names, title, cure):
 def test_what_json_cannot_hold_is_dropped_at_reading_and_the_rest_can_be_written(tmp_path, monkeypatch):
     row = GOOD | {"created": datetime(2024, 1, 1), "image": b"\x89PNG", "score": float("nan"), "stars": 5}
     monkeypatch.setattr(datasets, "load_dataset", lambda *words, split: [row])
-    rows = data.read_preferences("someone/set")
+    rows = records.read_preferences("someone/set")
     assert rows == [GOOD | {"stars": 5}]
-    data.write_lines(tmp_path / "again.jsonl", rows)
-    assert data.read_preferences(tmp_path / "again.jsonl") == rows
+    records.write_lines(tmp_path / "again.jsonl", rows)
+    assert records.read_preferences(tmp_path / "again.jsonl") == rows
 
 
 @pytest.mark.parametrize("prompt", ["Why?", [user("Why?")]], ids=["string", "messages"])
@@ -173,7 +173,7 @@ def test_both_writings_of_a_conversation_are_the_same_ids_and_the_same_prompt(tm
     other = [*talk[:-1], assistant("Ask another.")]
     (one,), (two,) = (read(tmp_path, {"chosen": form(talk), "rejected": form(other)})[0] for form in (list, transcript))
     words = tokenizer("qwen3")
-    assert data.prompt_ids(words, one["prompt"]) == data.prompt_ids(words, two["prompt"])
+    assert encoding.prompt_ids(words, one["prompt"]) == encoding.prompt_ids(words, two["prompt"])
     assert (one["chosen"], one["rejected"]) == (two["chosen"], two["rejected"])
     assert talks.canonical(one["prompt"]) == talks.canonical(two["prompt"])
 
@@ -216,7 +216,7 @@ def test_a_prompt_that_ends_in_the_assistants_words_is_continued(tmp_path, whole
     (row,), _ = read(tmp_path, {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
     assert row == {"prompt": prompt, "chosen": " the Danube.", "rejected": " water."}
     words = tokenizer("qwen3")
-    ids = data.prompt_ids(words, prompt) + data.completion_ids(words, row["chosen"])
+    ids = encoding.prompt_ids(words, prompt) + encoding.completion_ids(words, row["chosen"])
     assert words.decode(ids) == "<|im_start|>user\nName a river.<|im_end|>\n<|im_start|>assistant\nThe river is the Danube.<|im_end|>"
 
 
@@ -263,7 +263,7 @@ def test_transcripts_are_known_without_their_blank_lines_and_behind_a_preamble()
 def test_a_whole_transcript_as_completion_is_the_answer_alone(tmp_path):
     prompts = ("Name a river.", "\n\nHuman: Name a river.\n\nAssistant:")
     rows = [{"prompt": prompt, "completion": transcript(TURNS[:2])} for prompt in prompts]
-    assert [row["completion"] for row in data.read_demonstrations(write(tmp_path, rows))] == ["The Danube."] * 2
+    assert [row["completion"] for row in records.read_demonstrations(write(tmp_path, rows))] == ["The Danube."] * 2
 
 
 @pytest.mark.parametrize("prompt", ["\n\nHuman: Why?", "\n\nHuman: Why?\n\nAssistant:"])
@@ -321,21 +321,21 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_every_common_kind_of_file_gives_the_same_rows(tmp_path, name):
     FILES[name](tmp_path / name)
-    assert data.read_preferences(tmp_path / name) == ROWS
+    assert records.read_preferences(tmp_path / name) == ROWS
 
 
 def test_a_folder_is_read_by_split(tmp_path):
     for name, rows in (("train-00000-of-00001.parquet", ROWS[:4]), ("test-00000-of-00001.parquet", ROWS[4:])):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
-    assert data.read_preferences(tmp_path) == ROWS[:4]
-    assert data.read_preferences(tmp_path, split="test") == ROWS[4:]
+    assert records.read_preferences(tmp_path) == ROWS[:4]
+    assert records.read_preferences(tmp_path, split="test") == ROWS[4:]
     with pytest.raises(UserError, match="no file for split 'validation'"):
-        data.read_preferences(tmp_path, split="validation")
+        records.read_preferences(tmp_path, split="validation")
 
 
 def test_what_datasets_saved_is_read(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-    assert data.read_preferences(tmp_path / "saved") == ROWS
+    assert records.read_preferences(tmp_path / "saved") == ROWS
 
 
 @pytest.mark.parametrize(
@@ -352,14 +352,14 @@ def test_what_datasets_saved_is_read(tmp_path):
 def test_a_file_that_cannot_be_read_is_named_by_its_kind(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        data.read_preferences(tmp_path / name)
+        records.read_preferences(tmp_path / name)
 
 
 def test_a_name_that_is_neither_a_file_nor_owner_and_name_is_refused_without_asking_the_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *words, **more: pytest.fail("asked the hub"))
     for name in ("pairs", "a/b/c", "pairs.jsonl.gz", "https://example.org/x"):
         with pytest.raises(UserError, match="no such file"):
-            data.read_preferences(name)
+            records.read_preferences(name)
 
 
 def test_split_and_config_of_a_hub_set_can_be_named(monkeypatch):
@@ -372,10 +372,10 @@ def test_split_and_config_of_a_hub_set_can_be_named(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match="train_prefs.*--split"):
-        data.read_preferences("someone/set")
+        records.read_preferences("someone/set")
     with pytest.raises(UserError, match=r"\['en'\].*--config"):
-        data.read_preferences("someone/set", split="train_prefs")
-    assert data.read_preferences("someone/set", split="train_prefs", config="en") == ROWS
+        records.read_preferences("someone/set", split="train_prefs")
+    assert records.read_preferences("someone/set", split="train_prefs", config="en") == ROWS
 
 
 def test_a_prompt_that_the_conversations_do_not_repeat_is_refused_not_put_in_front(tmp_path):
@@ -395,8 +395,8 @@ def test_a_gzip_file_damaged_within_is_named_and_hidden_files_of_a_folder_are_no
     whole[40:48] = bytes(255 - byte for byte in whole[40:48])
     (tmp_path / "rows.jsonl.gz").write_bytes(whole)
     with pytest.raises(UserError, match="damaged|not UTF-8|not JSON"):
-        data.read_preferences(tmp_path / "rows.jsonl.gz")
+        records.read_preferences(tmp_path / "rows.jsonl.gz")
     (tmp_path / "folder/.cache").mkdir(parents=True)
     write(tmp_path / "folder", ROWS, "train.jsonl")
     (tmp_path / "folder/.cache/train.jsonl.metadata").write_text("not data")
-    assert data.read_preferences(tmp_path / "folder") == ROWS
+    assert records.read_preferences(tmp_path / "folder") == ROWS

@@ -5,7 +5,8 @@ import torch
 from architectures import FRAMES, PROMPTS, build, each_architecture, plain_logits, plain_logps, shaken, tokenizer
 
 from alignlab import rollout
-from alignlab.data import Example, prompt_ids
+from alignlab.data import Example
+from alignlab.encoding import prompt_ids
 from alignlab.models import Policy
 from alignlab.rollout import draw, sample
 

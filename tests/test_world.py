@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from alignlab import sizes, world
-from alignlab.data import data_folder, read_demonstrations, read_preferences, read_prompts
 from alignlab.models import Policy
+from alignlab.records import data_folder, read_demonstrations, read_preferences, read_prompts
 from alignlab.rollout import sample
 from alignlab.tools import build
 

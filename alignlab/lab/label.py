@@ -24,13 +24,14 @@ import ipywidgets
 import torch
 
 from alignlab import dpo, evaluate, reward, world
-from alignlab.data import Text, fingerprint, read_preferences, write_lines
 from alignlab.errors import UserError
 from alignlab.lab.live import Training
 from alignlab.models import Base, Policy, RewardModel
 from alignlab.pipeline import answer, centred, probed
-from alignlab.runs import read_lines
+from alignlab.records import read_preferences, write_lines
+from alignlab.runs import fingerprint, read_lines
 from alignlab.sizes import Size, tiny
+from alignlab.talks import Text
 
 Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
 GAP = 5  # labels at least between a pair and its repeat, while there are new pairs to put between

@@ -23,7 +23,7 @@ from pathlib import Path
 import ipywidgets
 from IPython.display import display
 
-from alignlab.data import last_message
+from alignlab.encoding import last_message
 from alignlab.errors import TrainingError
 from alignlab.lab import show
 from alignlab.lab.dashboard import Dashboard, short

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from alignlab import world
-from alignlab.data import Text, last_message
+from alignlab.encoding import last_message
 from alignlab.lab.view import COLOURS, INK, NAMES
+from alignlab.talks import Text
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,7 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignlab.data import last_message
+from alignlab.encoding import last_message
 from alignlab.stage import Panel
 from alignlab.stages import METHODS, stages
 

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignlab import data, losses, sft, sizes, world
+from alignlab import data, encoding, losses, records, sft, sizes, world
 from alignlab.models import Base
 from alignlab.pairs import sample_pairs
 
@@ -80,8 +80,8 @@ def pretrain(tokenizer, steps: int = 1500, batch_size: int = 64, learning_rate: 
         examples = []
         for _ in range(batch_size):
             prompt, text, ends = next(texts)
-            start = [tokenizer.bos_token_id] if prompt is None else data.prompt_ids(tokenizer, prompt)
-            ids = data.completion_ids(tokenizer, text)
+            start = [tokenizer.bos_token_id] if prompt is None else encoding.prompt_ids(tokenizer, prompt)
+            ids = encoding.completion_ids(tokenizer, text)
             examples.append(data.Example(start, (ids if ends else ids[:-1])[:96]))
         batch = data.collate(examples, tokenizer.pad_token_id)
         logits = model(batch.ids, attention_mask=batch.attention).logits
@@ -101,17 +101,17 @@ def write_grammar(folder: Path) -> None:
     rng, requests = Random("data"), world.requests()
     requests.sort(key=lambda request: rng.random())  # random() alone is the same in every Python
     test, train = requests[:TEST_REQUESTS], requests[TEST_REQUESTS:]
-    records = []
+    shown = []
     for i in range(DEMONSTRATIONS):
         request = train[i % len(train)]
-        records.append({"prompt": request.prompt, "completion": world.write_review(request, rng)})
-    data.write_lines(folder / "demonstrations.jsonl", records)
-    data.write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
-    data.write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
+        shown.append({"prompt": request.prompt, "completion": world.write_review(request, rng)})
+    records.write_lines(folder / "demonstrations.jsonl", shown)
+    records.write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
+    records.write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
     english = [_english(genre, topic) for genre in world.GENRES for topic in world.TOPICS]
     english.sort(key=lambda prompt: rng.random())
-    data.write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
-    data.write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
+    records.write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
+    records.write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
 
 
 def _english(genre: str, topic: str) -> list[dict]:
@@ -132,18 +132,18 @@ def write_pairs(folder: Path) -> None:
     print(f"SFT: loss {metrics['loss']:.3f} nats a token")
     for name, prompts, count, seed in (
         ("preferences.jsonl", size.prompts, PAIRS, 1),
-        ("preferences_test.jsonl", data.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
+        ("preferences_test.jsonl", records.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
     ):
         asked = [prompts[i % len(prompts)] for i in range(count)]
         limit = size.sampling.max_new_tokens
-        records = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
-        data.write_lines(folder / name, records)
-        print(f"{name}: {len(records)} pairs of {count} prompts asked", flush=True)
+        pairs = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
+        records.write_lines(folder / name, pairs)
+        print(f"{name}: {len(pairs)} pairs of {count} prompts asked", flush=True)
 
 
 def main(parts: list[str]) -> None:
     """Rebuild the parts named: grammar, base, pairs; all of them by default."""
-    folder = data.data_folder()
+    folder = records.data_folder()
     folder.mkdir(exist_ok=True)
     for part in parts or ["grammar", "base", "pairs"]:
         if part == "grammar":

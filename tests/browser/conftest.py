@@ -22,7 +22,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 from alignlab import dpo, ppo
 from alignlab.lab import live
-from alignlab.data import read_preferences, data_folder
+from alignlab.records import read_preferences, data_folder
 from alignlab.models import RewardModel, ValueHead, load
 from alignlab.sizes import tiny, world_gold
 disable_progress_bar()
