@@ -48,14 +48,10 @@ def encode_all(
     kept = [examples for examples in encoded if examples is not None]
     if not kept:
         raise UserError(f"no record fits into max_length = {max_length} tokens; choose shorter completions")
-    if len(kept) < len(encoded):
-        say(f"{len(encoded) - len(kept)} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
-    cut = sum(
-        len(prompt_ids(tokenizer, record["prompt"])) > len(examples[0].prompt)
-        for record, examples in zip(records, encoded, strict=True)
-        if examples is not None and max(map(sum, (map(len, example) for example in examples))) == max_length
-    )
-    if cut:
+    if dropped := len(encoded) - len(kept):
+        say(f"{dropped} of {len(encoded)} records have a completion longer than {max_length} tokens: dropped")
+    full = [(record, examples) for record, examples in zip(records, encoded, strict=True) if examples and lengths([examples]) == max_length]
+    if cut := sum(len(prompt_ids(tokenizer, record["prompt"])) > len(examples[0].prompt) for record, examples in full):
         say(f"{cut} of {len(encoded)} prompts do not fit beside their answers into {max_length} tokens: the beginning of each is cut")
     return kept
 

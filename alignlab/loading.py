@@ -25,22 +25,31 @@ from alignlab.errors import UserError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 OTHER_WEIGHTS = {"*.gguf": "GGUF", "*.h5": "TensorFlow", "*.msgpack": "Flax", "*.onnx": "ONNX"}
+FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 FLOATS = ("F64", "F32", "F16", "BF16")
 HARMLESS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias", "position_ids")  # buffers that older checkpoints carry
 
 
-def read_model(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Network in float32 on the CPU, and tokenizer; an adapter's folder is merged over its base.
+def read_model(source: str | Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Network and tokenizer; an adapter's folder is merged over its base. Large networks are in bfloat16 where the GPU computes in it.
 
     Raises:
         UserError: not a causal language model, not whole, not in safetensors, with code of its own, or without a tokenizer.
     """
     folder = Path(source)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return _merged(folder)
+    adapter = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    network, tokenizer = _merged(folder) if adapter else _plain(source)
+    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
+        network = network.to(torch.bfloat16)
+    return network.to(device), tokenizer
+
+
+def _plain(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Network in float32 on the CPU, and tokenizer."""
     config = read_config(source)
-    if folder.is_dir():
-        _check_weight_files(folder, config)
+    if Path(source).is_dir():
+        _check_weight_files(Path(source), config)
     network = _network(source, config)
     return network, read_tokenizer(source, network)
 
@@ -255,7 +264,7 @@ def _merged(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise UserError(f"{folder}: an adapter without adapter_model.safetensors; alignlab reads safetensors only")
     if (Path(base) / "adapter_config.json").is_file() and not (Path(base) / "config.json").is_file():
         raise UserError(f"{folder}: an adapter over an adapter ({base}); merge that one first")
-    network, _ = read_model(base)
+    network, _ = _plain(base)
     tokenizer = read_tokenizer(folder, network)  # what was saved with the adapter, its template included
     with _quiet():
         try:

@@ -113,13 +113,9 @@ def preference_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
 
 
 def dpo_loss(
-    chosen_logps: Tensor,
-    rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float,
+    chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float,
     label_smoothing: float = 0.0,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Direct preference optimisation (Rafailov et al. 2305.18290, equation 7).
 
     The reward model's loss with the implicit reward beta * log(pi / pi_ref) in place of a score. For beta's direction
@@ -165,11 +161,8 @@ def ipo_loss(chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Ten
 
 def _log_ratio_difference(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) -> Tensor:
     _same_shape(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
+        chosen_logps=chosen_logps, rejected_logps=rejected_logps, ref_chosen_logps=ref_chosen_logps, ref_rejected_logps=ref_rejected_logps
+    )  # fmt: skip
     return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)  # (B,)
 
 

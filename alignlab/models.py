@@ -1,4 +1,4 @@
-"""The roles over one base: policy, reference, reward model and value head. Policy and reward model are adapters; the reference is none."""
+"""The roles over one base: a policy is the base with an adapter, its reference the same base with none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from alignlab import losses
 from alignlab.base import Adaptable, best_device
 from alignlab.data import Batch
+from alignlab.heads import RewardModel, ValueHead
 from alignlab.loading import read_model
 from alignlab.probe import probe
 
-FLOAT32_PARAMETERS = 400_000_000  # up to this size float32 fits a small GPU, and is exact
 SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
 GPU_SCORING_ELEMENTS = 2**27  # the same on an NVIDIA GPU, which has room for more: 512 MB
 SCORING_ROWS = 4  # at least so many rows at once, however many words the model knows: one alone leaves the machine idle
@@ -27,12 +27,7 @@ def load(source: str | Path, device: torch.device | str | None = None) -> "Base"
         UserError: what is there is not a whole causal LM in safetensors with its tokenizer (see `loading`), or is one that peft
             cannot adapt or that `Base` cannot drive (see `probe`).
     """
-    device = torch.device(device or best_device())
-    network, tokenizer = read_model(source)
-    native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
-        network = network.to(torch.bfloat16)
-    base = Base(network.to(device), tokenizer)
+    base = Base(*read_model(source, torch.device(device or best_device())))
     probe(base)
     return base
 
@@ -49,10 +44,14 @@ class Base(Adaptable):
         self.add_adapter(name, rank, seed)
         return Policy(self, name, reference=self)
 
-    def reward_model(self, name: str = "reward", rank: int = 16, seed: int = 0) -> "RewardModel":
+    def reward_model(self, name: str = "reward", rank: int = 16, seed: int = 0) -> RewardModel:
         """A reward model that starts as this base: an adapter, and a score head without bias."""
         self.add_adapter(name, rank, seed)
         return RewardModel(self, name)
+
+    def value_head(self, width: int = 128, seed: int = 0) -> ValueHead:
+        """A value head for a policy over this base."""
+        return ValueHead(self, width, seed)
 
 
 class Measures(NamedTuple):
@@ -148,64 +147,6 @@ class Policy:
             self.base.save(folder)
         else:
             self.base.save_adapter(self.adapter, folder, task_type="CAUSAL_LM")
-
-
-class RewardModel:
-    """A score for a prompt and completion: a linear head on the last token's hidden state."""
-
-    def __init__(self, base: Base, adapter: str):
-        self.base, self.adapter, self.tokenizer = base, adapter, base.tokenizer
-        self.head = nn.Linear(base.hidden_size, 1, bias=False, device=base.device)
-        nn.init.zeros_(self.head.weight)  # every score starts at 0, the loss at log 2
-
-    @property
-    def device(self) -> torch.device:
-        return self.base.device
-
-    def parameters(self) -> list[nn.Parameter]:
-        return self.base.parameters(self.adapter) + list(self.head.parameters())
-
-    def scores(self, batch: Batch) -> Tensor:
-        """(B,) scores, in log-odds, read at the last token of each row. Only differences within a prompt mean anything."""
-        with self.base.using(self.adapter):
-            hidden = self.base.hidden(batch.ids, batch.attention)
-        rows = torch.arange(len(batch), device=hidden.device)
-        return self.head(hidden[rows, losses.last_token(batch.attention)].float()).squeeze(-1)
-
-    @torch.no_grad()
-    def score_all(self, batch: Batch, rows: int = 512) -> Tensor:
-        """`scores` without gradient, in parts."""
-        return torch.cat([self.scores(batch.rows(slice(i, i + rows))) for i in range(0, len(batch), rows)])
-
-    def save(self, folder: Path) -> None:
-        """Write adapter and head so that AutoModelForSequenceClassification (num_labels=1) + PEFT gives equal scores."""
-        head = {"base_model.model.score.weight": self.head.weight.detach()}
-        self.base.save_adapter(self.adapter, folder, head, task_type="SEQ_CLS", modules_to_save=["score"])
-
-    @classmethod
-    def load(cls, base: Base, folder: Path, adapter: str = "reward") -> "RewardModel":
-        """What `save` wrote."""
-        state = base.load_adapter(adapter, folder)
-        model = cls(base, adapter)
-        model.head.weight.data.copy_(state["base_model.model.score.weight"])
-        return model
-
-
-class ValueHead(nn.Module):
-    """PPO's value: a small head on the policy's own hidden states, detached. It starts at zero."""
-
-    def __init__(self, base: Base, width: int = 128, seed: int = 0):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(base.hidden_size, width), nn.GELU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        self.to(base.device)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden state at t - 1."""
-        return F.pad(self.layers(hidden.detach().float()).squeeze(-1)[:, :-1], (1, 0))
 
 
 def _predictions(base: Base, adapter: str | None, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:

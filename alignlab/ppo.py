@@ -9,20 +9,11 @@ import torch
 from torch import Tensor
 
 from alignlab import losses
-from alignlab.losses import (
-    adapt_beta,
-    clipped_policy_loss,
-    explained_variance,
-    gae,
-    masked_mean,
-    normalise,
-    shape_rewards,
-    value_loss,
-)
-from alignlab.models import Measures, Policy, ValueHead
+from alignlab.heads import ValueHead
+from alignlab.models import Measures, Policy
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
 from alignlab.rollout import Completions, Score, sample, score_completions
-from alignlab.stage import LEARNING_RATE, Control, Given, Panel, Stage
+from alignlab.stage import FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 from alignlab.talks import Text
 
 LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
@@ -76,59 +67,51 @@ def train(
 
     Metrics: see `STAGE.metrics`.
     """
-    chance = torch.Generator(policy.device).manual_seed(config.seed)
-    order = torch.Generator().manual_seed(config.seed)
+    rng, order = torch.Generator(policy.device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed)
     optimizer = optimiser(policy.parameters())
     optimizer.add_param_group({"params": list(value_head.parameters())})
     for iteration in range(config.iterations):
         rows = torch.randint(len(prompts), (config.batch_size,), generator=order).tolist()
-        experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, chance)
+        experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, rng)
         metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
         if judge is not None:
             metrics["gold"] = judge(experience.samples).mean().item()
         yield {**metrics, "partial": True}
         for epoch in range(config.epochs):
-            share = warm_then_decay(iteration, config.iterations)
-            learned = update(policy, value_head, optimizer, experience, config, order, share)
-            metrics.update(learned)
-            last = epoch == config.epochs - 1 or (config.stop_kl is not None and learned["approx_kl"] > config.stop_kl)
-            if last:
+            metrics |= update(policy, value_head, optimizer, experience, config, order, warm_then_decay(iteration, config.iterations))
+            if epoch == config.epochs - 1 or (config.stop_kl is not None and metrics["approx_kl"] > config.stop_kl):
                 break
             yield {**metrics, "partial": True}
         metrics["samples"] = tell(policy, experience, config)
         if config.kl_target is not None:
-            config.beta = adapt_beta(max(config.beta, LEAST_BETA), metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
-            config.beta = max(config.beta, LEAST_BETA)
+            beta = max(config.beta, LEAST_BETA)
+            beta = losses.adapt_beta(beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
+            config.beta = max(beta, LEAST_BETA)
         yield metrics
 
 
 @torch.no_grad()
 def collect(
-    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, generator: torch.Generator
+    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, rng: torch.Generator
 ) -> Experience:
     """Sample one answer a prompt, score it, and work out rewards, values, advantages and returns."""
-    samples = sample(policy, prompts, config.max_new_tokens, generator, config.temperature)
+    samples = sample(policy, prompts, config.max_new_tokens, rng, config.temperature)
     mask = samples.batch.mask
     scores = score_completions(score, samples, config.missing_eos_score)
     old = policy.measure(samples.batch, config.temperature)
     values = losses.masked(value_head(old.hidden), mask)
-    rewards = shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Experience(samples, old, scores, values, normalise(advantages, mask), returns, rewards)
+    rewards = losses.shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
+    advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.lam)
+    return Experience(samples, old, scores, values, losses.normalise(advantages, mask), returns, rewards)
 
 
 def update(
-    policy: Policy,
-    value_head: ValueHead,
-    optimizer: torch.optim.Optimizer,
-    experience: Experience,
-    config: Config,
-    generator: torch.Generator,
-    share: float = 1.0,
-) -> dict:
+    policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config,
+    rng: torch.Generator, share: float = 1.0,
+) -> dict:  # fmt: skip
     """One epoch of minibatches over the experience, at that share of the learning rates; returns metrics, means over the epoch."""
     whole, parts = experience.samples.batch, []
-    minibatches = torch.randperm(len(experience.samples), generator=generator).split(config.minibatch_size)
+    minibatches = torch.randperm(len(experience.samples), generator=rng).split(config.minibatch_size)
     for rows in minibatches:
         rows, loss = rows.to(policy.device), 0.0
         set_learning_rate(optimizer, config.learning_rate * share, config.value_learning_rate * share)
@@ -140,8 +123,8 @@ def update(
                 tensor[micro, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
             )
             logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
-            policy_part = clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
-            value_part = value_loss(value_head(hidden), old_values, returns, mask, config.value_clip)
+            policy_part = losses.clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
+            value_part = losses.value_loss(value_head(hidden), old_values, returns, mask, config.value_clip)
             weight = mask.sum() / whole.mask[rows].sum()  # both are means over tokens, so a part counts by its tokens
             part = weight * (policy_part + value_part)
             part.backward()
@@ -152,35 +135,31 @@ def update(
         clip_gradients(optimizer, loss)
         optimizer.step()
     means = {key: sum(weight * part[key] for weight, part in parts) for key in parts[0][1]}
-    known = explained_variance(experience.values, experience.returns, whole.mask).item()
-    return means | {"ratio": max(part["ratio"] for _, part in parts), "explained_variance": known}
+    known = losses.explained_variance(experience.values, experience.returns, whole.mask)
+    return means | {"ratio": max(part["ratio"] for _, part in parts), "explained_variance": known.item()}
 
 
 def _moved(logps: Tensor, old_logps: Tensor, mask: Tensor, clip_epsilon: float) -> dict:
     """How far the policy is from the one that sampled."""
     ratio = (logps - old_logps).exp()
     return {
-        "clip_fraction": masked_mean((ratio - 1).abs().gt(clip_epsilon).float(), mask).item(),
-        "approx_kl": masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
+        "clip_fraction": losses.masked_mean((ratio - 1).abs().gt(clip_epsilon).float(), mask).item(),
+        "approx_kl": losses.masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
         "ratio": ratio.max().item(),
     }
 
 
 def describe(experience: Experience, beta: float) -> dict:
     """The metrics of what was sampled."""
-    samples, old = experience.samples, experience.old
-    kl = old.kl.sum(-1)
+    samples, kl, reward = experience.samples, experience.old.kl.sum(-1), experience.scores.mean()
     return {
-        "beta": beta,
-        "reward": experience.scores.mean().item(),
-        "kl": kl.mean().item(),
-        "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
-        "objective": (experience.scores.mean() - beta * kl.mean()).item(),
-        "entropy": masked_mean(old.entropy, samples.batch.mask).item(),
-        "length": samples.lengths.float().mean().item(),
-        "stop_rate": samples.stopped.float().mean().item(),
+        "beta": beta, "reward": reward.item(),
+        "kl": kl.mean().item(), "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
+        "objective": (reward - beta * kl.mean()).item(),
+        "entropy": losses.masked_mean(experience.old.entropy, samples.batch.mask).item(),
+        "length": samples.lengths.float().mean().item(), "stop_rate": samples.stopped.float().mean().item(),
         "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
-    }
+    }  # fmt: skip
 
 
 @torch.no_grad()
@@ -190,27 +169,26 @@ def tell(policy: Policy, experience: Experience, config: Config, count: int = 2)
     tokens; log_ratio to the reference, reward (shaped), value and advantage (normalised) as they were when sampled; clipped: whether
     the ratio to the policy that sampled has by now left the clip on the side that pays, so that the token's gradient is zero.
     """
-    samples, old = experience.samples, experience.old
-    rows = torch.arange(min(count, len(samples)), device=policy.device)
-    batch = samples.batch.rows(rows)
-    width = batch.ids.shape[1]
-    ratio = (policy.logps(batch, config.temperature) - old.logps[rows, :width]).exp()
-    gained = experience.advantages[rows, :width] > 0
-    clipped = torch.where(gained, ratio > 1 + config.clip_epsilon, ratio < 1 - config.clip_epsilon)
+    samples, old, head = experience.samples, experience.old, slice(0, min(count, len(experience.samples)))
+    batch = samples.batch.rows(head)
+    ratio = (policy.logps(batch, config.temperature) - old.logps[head, : batch.ids.shape[1]]).exp()
+    gained = experience.advantages[head, : batch.ids.shape[1]] > 0
     columns = {
         "log_ratio": old.logps - old.ref_logps, "reward": experience.rewards, "value": experience.values,
         "advantage": experience.advantages,
+        "clipped": torch.where(gained, ratio > 1 + config.clip_epsilon, ratio < 1 - config.clip_epsilon),
     }  # fmt: skip
-    told = []
-    for row in rows.tolist():
+
+    def row_of(row: int) -> dict:
         counts = batch.mask[row].bool()
-        told.append({
+        lists = {name: column[row, : len(counts)][counts].tolist() for name, column in columns.items()}
+        return {
             "prompt": samples.prompts[row], "text": samples.texts[row],
             "tokens": policy.tokenizer.batch_decode([[token] for token in batch.ids[row][counts].tolist()]),
-            **{name: [round(value, 4) for value in column[row, :width][counts].tolist()] for name, column in columns.items()},
-            "clipped": clipped[row][counts].tolist(),
-        })  # fmt: skip
-    return told
+            **{name: values if name == "clipped" else [round(value, 4) for value in values] for name, values in lists.items()},
+        }  # fmt: skip
+
+    return [row_of(row) for row in range(len(batch))]
 
 
 def check(config: Config) -> str | None:
@@ -230,23 +208,15 @@ def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dic
 STAGE = Stage(
     name="ppo", title="PPO", config=Config, needs=("sft", "reward"), begin=begin, check=check, colour="#D55E00", marker="o", samples=True,
     announce=lambda given, config: f"PPO with beta {config.beta:g}",
-    metrics={
+    metrics=FRESH_ANSWERS | {
         "reward": "mean score of the reward model, missing-EOS rule applied",
-        "gold": "gold reward of the same completions; nothing is learned from it",
-        "kl": "exact KL to the reference, nats per completion",
-        "kl_se": "standard error of kl",
-        "beta": "price of KL, in reward units per nat",
+        "kl_se": "standard error of kl", "beta": "price of KL, in reward units per nat",
         "objective": "reward minus beta times kl: what PPO maximises",
         "entropy": "of the next-token distribution, nats per token; falls as the policy becomes sure",
-        "length": "tokens per completion",
-        "stop_rate": "share of completions that end by themselves",
-        "loss": "clipped policy loss",
-        "value_loss": "half the mean squared error of the value head",
+        "loss": "clipped policy loss", "value_loss": "half the mean squared error of the value head",
         "explained_variance": "share of the returns' variance that the value head predicts: 1 is perfect, 0 no better than a constant",
-        "clip_fraction": "share of tokens whose ratio left the clip range",
-        "approx_kl": "k3 estimate of KL to the policy that sampled, nats per token",
-        "ratio": "largest probability ratio to the policy that sampled",
-        "samples": "two completions, token by token",
+        "clip_fraction": "share of tokens whose ratio left the clip range", "ratio": "largest ratio to the policy that sampled",
+        "approx_kl": "k3 estimate of KL to the policy that sampled, nats per token", "samples": "two completions, token by token",
     },
     panels=(
         Panel("Reward", (("reward", "reward model"), ("gold", "gold, not seen"))),
@@ -258,9 +228,7 @@ STAGE = Stage(
     ),
     controls=(
         Control("beta", "beta (price of KL)", 0.0, 2.0),
-        Control("clip_epsilon", "clip epsilon", 0.02, 0.5),
-        LEARNING_RATE,
-        Control("kl_target", "KL target (nats)", 0.25, 6.0, "switch"),
-        Control("epochs", "epochs per iteration", 1, 8, "whole"),
+        Control("clip_epsilon", "clip epsilon", 0.02, 0.5), LEARNING_RATE,
+        Control("kl_target", "KL target (nats)", 0.25, 6.0, "switch"), Control("epochs", "epochs per iteration", 1, 8, "whole"),
     ),
 )  # fmt: skip

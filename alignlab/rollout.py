@@ -42,13 +42,9 @@ def score_completions(score: Score, samples: Completions, missing_eos_score: flo
 
 @torch.no_grad()
 def sample(
-    policy: Policy,
-    prompts: Sequence[Text],
-    max_new_tokens: int,
-    generator: torch.Generator,
-    temperature: float = 1.0,
+    policy: Policy, prompts: Sequence[Text], max_new_tokens: int, generator: torch.Generator, temperature: float = 1.0,
     reference: bool = False,
-) -> Completions:
+) -> Completions:  # fmt: skip
     """One answer for each prompt, at that temperature with no other cut of the distribution.
 
     Args:

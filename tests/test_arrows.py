@@ -39,13 +39,13 @@ def test_the_equations_import_torch_alone():
 
 
 def test_foundations_import_no_stage():
-    for room in ("data", "models", "rollout", "optim", "stage"):
+    for room in ("data", "base", "heads", "models", "rollout", "optim", "stage"):
         assert not imports(room)[0] & (STAGES | {"stages", "evaluate", "runs", "pipeline", "cli", "sizes"}), room
 
 
 def test_stages_import_only_what_stands_before_them():
     for stage in STAGES:
-        assert imports(stage)[0] <= {"losses", "exact", "data", "models", "rollout", "optim", "errors", "stage", "talks"}, stage
+        assert imports(stage)[0] <= {"losses", "exact", "data", "heads", "models", "rollout", "optim", "errors", "stage", "talks"}, stage
 
 
 def test_the_method_never_imports_what_faces_the_notebook_or_builds_the_data():

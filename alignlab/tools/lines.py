@@ -6,7 +6,7 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-READ = {"DPO": ("dpo", "data", "losses", "models", "optim"), "PPO": ("ppo", "data", "losses", "models", "optim", "rollout")}
+READ = {"DPO": ("dpo", "data", "losses", "models", "optim"), "PPO": ("ppo", "data", "losses", "models", "heads", "optim", "rollout")}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 400
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
