@@ -158,7 +158,7 @@ def doctor() -> None:
 
 def _source(strict, limit, split, config, columns, max_new_tokens):
     """How the user's data is to be read."""
-    from alignlab.sizes import Source
+    from alignlab.recipe import Source
 
     names = {}
     for pair in columns.split(",") if columns else []:
@@ -179,31 +179,31 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     from transformers.utils.logging import disable_progress_bar
 
     from alignlab.pipeline import Pipeline
+    from alignlab.recipes import choose
     from alignlab.runs import Run, check_folder, disk_error
-    from alignlab.sizes import choose
 
     disable_progress_bar()  # of loading, which would stand between ours
     if out is not None:
         check_folder(out)
-    settings = choose(size, model, data, demonstrations, fast, source, tqdm.write)
-    settings.set_seed(seed)
-    name = [settings.name, *(["fast"] if fast else [])]
+    recipe = choose(size, model, data, demonstrations, fast, source, tqdm.write)
+    recipe.set_seed(seed)
+    name = [recipe.name, *(["fast"] if fast else [])]
     for method, value in betas.items():
         if value is not None:
-            getattr(settings, method).beta = value
+            recipe.stages[method].beta = value
             name.append(f"{method}-beta{value:g}")
-        if complaint := stages()[method].check(getattr(settings, method)):
+        if complaint := stages()[method].check(recipe.stages[method]):
             raise UserError(complaint)
     for stage, values in (changes or {}).items():
         for key, value in values.items():
             if value is not None:
-                setattr(getattr(settings, stage), key, value)
+                setattr(recipe.stages[stage], key, value)
                 name.append(f"{stage}-{key}{value:g}")
     folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
-    opened = Run(folder, {**settings.describe(), "seed": seed})
+    opened = Run(folder, {**recipe.describe(), "seed": seed})
     with opened.held():
         try:
-            yield Pipeline(opened, settings, seed, *_progress())
+            yield Pipeline(opened, recipe, seed, *_progress())
         except (KeyboardInterrupt, Terminated) as stop:
             raise Stopped(opened.kept(), 143 if isinstance(stop, Terminated) else 130) from None
         except Exception as error:

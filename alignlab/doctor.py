@@ -52,13 +52,13 @@ def _device() -> str:
 
 def _seconds_for_answers() -> float:
     from alignlab.models import Policy
+    from alignlab.recipes import tiny
     from alignlab.rollout import sample
-    from alignlab.sizes import tiny
 
-    size = tiny()
-    base = size.load()
+    recipe = tiny()
+    base = recipe.load()
     for _ in range(2):  # the first time warms up
         start = time.perf_counter()
-        sample(Policy(base, None, base), size.prompts[:256], size.sampling.max_new_tokens, torch.Generator(base.device).manual_seed(0))
+        sample(Policy(base, None, base), recipe.prompts[:256], recipe.sampling.max_new_tokens, torch.Generator(base.device).manual_seed(0))
         seconds = time.perf_counter() - start
     return seconds

@@ -1,10 +1,26 @@
 """Records held against a model before anything is trained: what it could not learn from is left out and told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from alignlab.encoding import prompt_text, special_words, turns_to_render, without_end
 from alignlab.records import Reading
 from alignlab.talks import EMPTY_ANSWER
+
+
+def fitted(
+    tokenizer, reading: Reading, fields: Sequence[str], max_length: int, strict: bool, say: Callable[[str], None]
+) -> list[int]:
+    """Leave out what cannot be learned from and tell it; returns the tokens of each remaining record's first answer.
+
+    Raises:
+        UserError: more than half is left out, or anything where `strict` is set.
+    """
+    reading.check(strict, say)
+    lengths, facts = examine(tokenizer, reading, fields, max_length)
+    reading.check(strict, say)
+    for fact in facts if len(fields) == 2 else ():
+        say(f"{reading.source}: {fact}")
+    return lengths
 
 
 def examine(tokenizer, reading: Reading, fields: Sequence[str], max_length: int) -> tuple[list[int], list[str]]:

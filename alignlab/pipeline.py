@@ -6,6 +6,7 @@ Each product is made when it is first asked for, and read from the run's folder 
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -13,10 +14,10 @@ from alignlab import evaluate, losses
 from alignlab.errors import UserError
 from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, load
+from alignlab.recipe import Progress, Recipe
 from alignlab.records import read_preferences, write_lines
 from alignlab.rollout import Score
 from alignlab.runs import Run
-from alignlab.sizes import Progress, Size
 from alignlab.stages import stages
 from alignlab.talks import Text
 
@@ -26,8 +27,8 @@ Watch = Callable[[dict], None]  # sees every metrics dict, as it comes
 class Pipeline:
     """The stages of one run. `watch` is called with the metrics of each step, `say` with a line before each stage."""
 
-    def __init__(self, run: Run, size: Size, seed: int = 0, watch: Watch = lambda metrics: None, say: Callable[[str], None] = print):
-        self.run, self.size, self.seed, self.watch, self.say, self.methods = run, size, seed, watch, say, size.methods
+    def __init__(self, run: Run, recipe: Recipe, seed: int = 0, watch: Watch = lambda metrics: None, say: Callable[[str], None] = print):
+        self.run, self.recipe, self.seed, self.watch, self.say, self.methods = run, recipe, seed, watch, say, recipe.methods
         self._policies: dict[str, Policy] = {}  # by method, once trained
 
     # ------------------------------------------------------------------------------------------ products
@@ -35,12 +36,12 @@ class Pipeline:
     @cached_property
     def base(self) -> Base:
         """The model before SFT."""
-        return self.size.load()
+        return self.recipe.load()
 
     @cached_property
     def demonstrations(self) -> list[dict]:
         """What SFT learns from."""
-        return self.size.demonstrations(self.base, self.seed, self._progress("demos"))
+        return self.recipe.demonstrations(self.base, self.seed, self._progress("demos"))
 
     @cached_property
     def reference(self) -> Base:
@@ -61,12 +62,12 @@ class Pipeline:
         names = ["preferences.jsonl", "preferences_test.jsonl"]
 
         def make() -> None:
-            for name, records in zip(names, self.size.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
+            for name, records in zip(names, self.recipe.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
                 self.run.write(name, lambda path, records=records: write_lines(path, records))
 
         self._once(names, make)
         train, test = (read_preferences(self.run.folder / name) for name in names)
-        return train[: self.size.pair_limit], test[: self.size.test_limit]
+        return train[: self.recipe.pair_limit], test[: self.recipe.test_limit]
 
     @cached_property
     def reward_model(self) -> RewardModel:
@@ -77,7 +78,7 @@ class Pipeline:
     @cached_property
     def score(self) -> Score:
         """The reward model's score minus its mean on the SFT model's own completions: 0 is an average answer."""
-        return centred(self.size, self.reward_model, self._sft, self.seed, self._progress("centring"))
+        return centred(self.recipe, self.reward_model, self._sft, self.seed, self._progress("centring"))
 
     def policy(self, method: str) -> Policy:
         """The SFT model trained by a method, such as "dpo"."""
@@ -94,33 +95,37 @@ class Pipeline:
     @property
     def prompts(self) -> list[Text]:
         """What the policies answer while they learn."""
-        return self.size.prompts
+        return self.recipe.prompts
 
     @property
     def gold(self) -> Score | None:
         """The known reward, or None."""
-        return self.size.gold
+        return self.recipe.gold
 
     @property
     def rank(self) -> int:
         """Of every adapter."""
-        return self.size.rank
+        return self.recipe.rank
+
+    def config(self, stage: str) -> Any:
+        """The recipe's settings of a stage."""
+        return self.recipe.stages[stage]
 
     def begin(self, stage: str, config=None, name: str | None = None, **options) -> tuple[Policy | RewardModel, Iterator[dict]]:
         """A fresh policy or reward model, and the generator of metrics that trains it; nothing of it is written.
 
         Args:
             stage: a name in `alignlab.stages`.
-            config: the stage's; by default the size's. It is read while the generator runs, so give live controls one of their own.
+            config: the stage's; by default the recipe's. It is read while the generator runs, so give live controls one of their own.
             name: the adapter's, so that several can live on one base; one of the same name is replaced. By default of this one alone.
             options: for the stage's `begin`, such as DPO's `loss_fn`.
         """
         named = name or f"{stage}_begun"  # never the name of a product that was loaded
-        model, steps = stages()[stage].begin(self, config or getattr(self.size, stage), named, **options)
+        model, steps = stages()[stage].begin(self, config or self.config(stage), named, **options)
         if isinstance(model, RewardModel):
             steps = self._examined(model, steps)
         elif stage != "sft" and not stages()[stage].samples:
-            steps = probed(self.size, model, steps, self.seed)
+            steps = probed(self.recipe, model, steps, self.seed)
         return model, steps
 
     # ------------------------------------------------------------------------------------------ the judge
@@ -128,12 +133,12 @@ class Pipeline:
     @cached_property
     def plane(self) -> evaluate.Plane:
         """The reward-KL plane, from many answers of the SFT model to the judge's prompts."""
-        self.say(f"judge: {self.size.samples} answers of the SFT model to each of {len(self.size.judge_prompts)} prompts")
-        return evaluate.Plane(self._answer(self._sft, self.size.samples, "judge", reference=True))
+        self.say(f"judge: {self.recipe.samples} answers of the SFT model to each of {len(self.recipe.judge_prompts)} prompts")
+        return evaluate.Plane(self._answer(self._sft, self.recipe.samples, "judge", reference=True))
 
     def answers(self, policy: Policy) -> evaluate.Answers:
         """A policy's answers to the judge's prompts."""
-        return self._answer(policy, self.size.answers, f"judge {policy.adapter or 'policy'}")
+        return self._answer(policy, self.recipe.answers, f"judge {policy.adapter or 'policy'}")
 
     def compare(self) -> dict:
         """Every method's policy, SFT and best-of-16 on one plane: what `comparison.json` holds."""
@@ -145,27 +150,27 @@ class Pipeline:
             if "reward" not in stages()[name].needs:  # it never saw this reward model
                 rows[name]["optimiser_efficiency"] = rows[name]["reward_model_efficiency"] = None
         for name, row in rows.items():
-            if self.size.gold is None:  # the reward model judges itself
+            if self.recipe.gold is None:  # the reward model judges itself
                 row["reward_model_efficiency"] = None
             row |= self._cost(name)
-        margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.size.reward.max_length)
+        margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.config("reward").max_length)
         return {
-            "size": self.size.name,
+            "size": self.recipe.name,
             "seed": self.seed,
             "judge": {
-                "kind": self.size.judge, "prompts": len(self.size.judge_prompts),
-                "samples": self.size.samples, "answers": self.size.answers,
-                "max_new_tokens": self.size.sampling.max_new_tokens, "temperature": self.size.sampling.temperature,
+                "kind": self.recipe.judge, "prompts": len(self.recipe.judge_prompts),
+                "samples": self.recipe.samples, "answers": self.recipe.answers,
+                "max_new_tokens": self.recipe.sampling.max_new_tokens, "temperature": self.recipe.sampling.temperature,
             },
-            "betas": {name: getattr(self.size, name).beta for name in self.methods},
+            "betas": {name: self.config(name).beta for name in self.methods},
             "reference": {"gold": plane.measure(plane.reference.gold), "sd": plane.sd},
             "curves": plane.curves(),
             "policies": rows,
-            "reward_model": evaluate.judge_reward_model(margins, self.size.certainty(self.pairs[1])),
+            "reward_model": evaluate.judge_reward_model(margins, self.recipe.certainty(self.pairs[1])),
             "samples": [
                 {"prompt": prompt, **{name: _shown(answers, i) for name, answers in with_reference.items()},
                  "best_of_16": _shown(plane.reference, i, plane.reference.scores[i, :16].argmax().item())}
-                for i, prompt in enumerate(self.size.judge_prompts[:8])
+                for i, prompt in enumerate(self.recipe.judge_prompts[:8])
             ],
             "alarms": [alarm for name, answers in trained.items() if (alarm := plane.alarm(name, answers))],
         }  # fmt: skip
@@ -196,7 +201,7 @@ class Pipeline:
 
     def _train(self, stage: str, steps: Iterator[dict]) -> None:
         """Run a stage to its end: log and show each step, then note seconds and memory."""
-        self.say(stages()[stage].announce(self, getattr(self.size, stage)))
+        self.say(stages()[stage].announce(self, self.config(stage)))
         self.run.forget(stage)
         with metered() as spent:
             for metrics in steps:
@@ -207,10 +212,10 @@ class Pipeline:
 
     def _examined(self, model: RewardModel, steps: Iterator[dict]) -> Iterator[dict]:
         """The same steps; ten times over the stage a step also has test_loss and test_accuracy, on held-out pairs."""
-        pairs = self.pairs[1][: self.size.probe]
+        pairs = self.pairs[1][: self.recipe.probe]
         for metrics in steps:
             if _tenth(metrics):
-                margins = evaluate.pair_margins(model, pairs, self.size.reward.max_length)
+                margins = evaluate.pair_margins(model, pairs, self.config("reward").max_length)
                 metrics |= {
                     "test_loss": losses.preference_loss(margins, torch.zeros_like(margins)).item(),
                     "test_accuracy": losses.accuracy(margins).item(),
@@ -227,51 +232,51 @@ class Pipeline:
         return Policy(self.reference, None, self.reference)
 
     def _answer(self, policy: Policy, count: int, title: str, reference: bool = False) -> evaluate.Answers:
-        prompts = self.size.judge_prompts
-        return answer(self.size, policy, prompts, count, self.score, self.seed, self._progress(title), reference)
+        prompts = self.recipe.judge_prompts
+        return answer(self.recipe, policy, prompts, count, self.score, self.seed, self._progress(title), reference)
 
 
-# ---------------------------------------------------------------------------------------------- under a size's rules
+# ---------------------------------------------------------------------------------------------- under a recipe's rules
 
 
 def answer(
-    size: Size, policy: Policy, prompts, count: int, score: Score | None, seed: int, watch: Progress = lambda done, total: None,
+    recipe: Recipe, policy: Policy, prompts, count: int, score: Score | None, seed: int, watch: Progress = lambda done, total: None,
     reference: bool = False,
 ) -> evaluate.Answers:  # fmt: skip
     """Answers of a policy, or of its reference, under the rules that serve every policy and every curve."""
-    rules = size.sampling
+    rules = recipe.sampling
     return evaluate.answer(
-        policy, prompts, count, size.gold, score, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature,
-        missing_eos_score=rules.missing_eos_score, seed=seed, reference=reference, rows=size.rows, watch=watch,
+        policy, prompts, count, recipe.gold, score, max_new_tokens=rules.max_new_tokens, temperature=rules.temperature,
+        missing_eos_score=rules.missing_eos_score, seed=seed, reference=reference, rows=recipe.rows, watch=watch,
     )  # fmt: skip
 
 
-def centred(size: Size, reward_model: RewardModel, policy: Policy, seed: int, watch: Progress = lambda done, total: None) -> Score:
+def centred(recipe: Recipe, reward_model: RewardModel, policy: Policy, seed: int, watch: Progress = lambda done, total: None) -> Score:
     """A reward model's score, less its mean on what the policy's reference writes and ends.
 
     Raises:
         UserError: none of those answers ended.
     """
     chance = torch.Generator().manual_seed(seed)
-    asked = [size.prompts[i] for i in torch.randint(len(size.prompts), (size.centring,), generator=chance).tolist()]
-    samples = answer(size, policy, asked, 1, lambda completions: reward_model.score_all(completions.batch), seed, watch, reference=True)
+    asked = [recipe.prompts[i] for i in torch.randint(len(recipe.prompts), (recipe.centring,), generator=chance).tolist()]
+    samples = answer(recipe, policy, asked, 1, lambda completions: reward_model.score_all(completions.batch), seed, watch, reference=True)
     ended = samples.stopped.bool()
     if not ended.any():
         raise UserError(
-            f"none of the SFT model's {ended.numel()} answers ended within {size.sampling.max_new_tokens} tokens, so there is "
+            f"none of the SFT model's {ended.numel()} answers ended within {recipe.sampling.max_new_tokens} tokens, so there is "
             "nothing to score; train SFT longer, or on more and shorter demonstrations"
         )
     centre = samples.scores[ended].mean().item()
     return lambda completions: reward_model.score_all(completions.batch) - centre
 
 
-def probed(size: Size, policy: Policy, steps: Iterator[dict], seed: int) -> Iterator[dict]:
+def probed(recipe: Recipe, policy: Policy, steps: Iterator[dict], seed: int) -> Iterator[dict]:
     """The same steps; ten times over the stage a step also has kl, length, stop_rate, gold and two samples of fresh answers."""
     for metrics in steps:
         if _tenth(metrics):
-            seen = answer(size, policy, size.prompts[: size.probe], 1, None, seed)
+            seen = answer(recipe, policy, recipe.prompts[: recipe.probe], 1, None, seed)
             metrics |= {"kl": seen.kl.mean().item(), "length": seen.length.mean().item(), "stop_rate": seen.stopped.mean().item()}
-            if size.gold is not None:
+            if recipe.gold is not None:
                 metrics["gold"] = seen.gold.mean().item()
             metrics["samples"] = [{"prompt": seen.prompts[i], "text": seen.texts[i][0]} for i in range(min(2, len(seen.prompts)))]
         yield metrics

@@ -40,7 +40,7 @@ def test_the_equations_import_torch_alone():
 
 def test_foundations_import_no_stage():
     for room in ("data", "base", "heads", "models", "rollout", "optim", "stage"):
-        assert not imports(room)[0] & (STAGES | {"stages", "evaluate", "runs", "pipeline", "cli", "sizes"}), room
+        assert not imports(room)[0] & (STAGES | {"stages", "evaluate", "runs", "pipeline", "cli", "recipes"}), room
 
 
 def test_stages_import_only_what_stands_before_them():

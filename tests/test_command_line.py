@@ -289,7 +289,8 @@ def test_rows_left_out_and_limits_are_told_before_training_and_changed_weights_o
 
 
 def test_columns_of_pairs_and_of_demonstrations_can_be_named_and_held_out_prompts_reach_neither(knows, tmp_path):
-    from alignlab.sizes import Source, hub
+    from alignlab.recipe import Source
+    from alignlab.recipes import own
 
     rows = [{"question": pair["prompt"], "chosen": pair["chosen"], "rejected": pair["rejected"]} for pair in PAIRS]
     write(tmp_path / "pairs.jsonl", rows)
@@ -298,11 +299,11 @@ def test_columns_of_pairs_and_of_demonstrations_can_be_named_and_held_out_prompt
     said = []
     columns = {"prompt": "question", "completion": "output"}
     model, pairs, demonstrations = (str(path) for path in (knows / "model", tmp_path / "pairs.jsonl", tmp_path / "shown.jsonl"))
-    size = hub(model, pairs, demonstrations, source=Source(columns=columns), say=said.append)
-    train, test = size.pairs(None, 0, None)
-    shown = [record["prompt"] for record in size.demonstrations(None, 0, None)]
+    recipe = own(model, pairs, demonstrations, source=Source(columns=columns), say=said.append)
+    train, test = recipe.pairs(None, 0, None)
+    shown = [record["prompt"] for record in recipe.demonstrations(None, 0, None)]
     assert len(train) + len(test) == len(rows) and len(test) == 2
-    assert len(shown) == len(rows) + 1 - len(test) and not any(prompt[0]["content"] in size.judge_prompts for prompt in shown[:-1])
+    assert len(shown) == len(rows) + 1 - len(test) and not any(prompt[0]["content"] in recipe.judge_prompts for prompt in shown[:-1])
     assert any("2 of 9 rows left out: their prompts are held out for the judge" in words for words in said)
 
 

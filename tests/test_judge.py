@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from alignlab import evaluate, exact, sizes, world
+from alignlab import evaluate, exact, recipes, world
 from alignlab.lab import view
 from alignlab.models import Policy, load
 
@@ -38,10 +38,10 @@ def test_an_interval_of_which_a_tenth_is_unknown_is_no_interval():
 
 
 def test_where_the_reward_model_judges_the_missing_eos_rule_holds_for_the_judge_too():
-    size = sizes.tiny()
-    base = size.load()  # the base model seldom ends
+    recipe = recipes.tiny()
+    base = recipe.load()  # the base model seldom ends
     seen = evaluate.answer(
-        Policy(base, None, base), size.judge_prompts[:4], 8, None, lambda samples: samples.lengths.float(),
+        Policy(base, None, base), recipe.judge_prompts[:4], 8, None, lambda samples: samples.lengths.float(),
         max_new_tokens=12, temperature=1.0, missing_eos_score=-3.0, seed=0, reference=True,
     )  # fmt: skip
     cut = seen.stopped == 0

@@ -9,7 +9,7 @@ import ipywidgets
 import pytest
 from hostile import HOSTILE
 
-from alignlab import dpo, reward, sizes
+from alignlab import dpo, recipes, reward
 from alignlab.errors import UserError
 from alignlab.lab import label, live
 from alignlab.models import load
@@ -340,8 +340,8 @@ def test_a_stale_screen_says_so(path):
 
 
 def test_few_labels_come_in_small_batches_and_often():
-    size = sizes.tiny()
-    for config in (size.dpo, size.reward):
+    recipe = recipes.tiny()
+    for config in (recipe.stages["dpo"], recipe.stages["reward"]):
         steps = []
         for count in (4, 10, 40, 200, 1000, 6212):
             fitted = label.settings(config, count)
@@ -349,26 +349,26 @@ def test_few_labels_come_in_small_batches_and_often():
             steps.append(-(-count // fitted.batch_size) * fitted.epochs)
         assert all(20 <= made <= 200 for made in steps), steps
         assert label.settings(config, 6212) == config and config.epochs == type(config)().epochs, "the original is left alone"
-    assert label.settings(size.dpo, 40).label_smoothing > 0 == label.settings(size.dpo, 6212).label_smoothing
+    assert label.settings(recipe.stages["dpo"], 40).label_smoothing > 0 == label.settings(recipe.stages["dpo"], 6212).label_smoothing
 
 
 def test_trainings_on_a_desk_a_file_and_records_are_one(path):
-    base, size = load(data_folder() / "base", "cpu"), sizes.tiny()
-    size.probe = 2
+    base, recipe = load(data_folder() / "base", "cpu"), recipes.tiny()
+    recipe.probe = 2
     pairs = read_preferences(data_folder() / "preferences.jsonl")[:6]
     desk = label.Desk(pairs, path, rule=label.prefers_short, repeats=0).play()
     told = []
     for labels in (desk, path, str(path), desk.preferences()):
-        training = label.dpo_training(base.policy("labels"), labels, size)
+        training = label.dpo_training(base.policy("labels"), labels, recipe)
         assert isinstance(training, live.Training) and isinstance(training.config, dpo.Config)
         training.advance()
         told.append(training.metrics[0])
     assert told[0] == told[1] == told[2] == told[3]
     assert {"loss", "kl", "gold", "length", "stop_rate", "samples"} <= set(told[0])
-    training = label.reward_training(base.reward_model("mine"), desk, size)
+    training = label.reward_training(base.reward_model("mine"), desk, recipe)
     training.ask("learning_rate", 1e-4)
     training.advance()
-    assert isinstance(training.config, reward.Config) and training.metrics[0]["changed"] and size.reward.learning_rate != 1e-4
+    assert isinstance(training.config, reward.Config) and training.metrics[0]["changed"] and recipe.stages["reward"].learning_rate != 1e-4
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alignlab import sizes, world
+from alignlab import recipes, world
 from alignlab.errors import UserError
 from alignlab.models import Policy
 from alignlab.pairs import sample_pairs
@@ -14,7 +14,7 @@ TOKENS = 80
 
 @pytest.fixture(scope="module")
 def base():
-    return sizes.tiny().load()  # many of its answers do not end by themselves
+    return recipes.tiny().load()  # many of its answers do not end by themselves
 
 
 def length(samples):
@@ -27,7 +27,7 @@ def pairs(base, prompts, draws, annotator):
 
 @pytest.mark.parametrize("draws", [2, 5])
 def test_the_annotator_sees_the_two_whole_answers_that_lie_furthest_apart(base, draws):
-    prompts, chance = sizes.tiny().judge_prompts, torch.Generator(base.device).manual_seed(3)
+    prompts, chance = recipes.tiny().judge_prompts, torch.Generator(base.device).manual_seed(3)
     drawn = sample(Policy(base, None, base), [p for p in prompts for _ in range(draws)], TOKENS, chance)
     expected = []
     for first in range(0, len(drawn), draws):
@@ -49,7 +49,7 @@ def test_chosen_and_rejected_carry_their_own_gold(base):
         lengths.update({text.strip(): count.item() for text, count in zip(samples.texts, samples.lengths, strict=True)})
         return length(samples)
 
-    records = sample_pairs(base, sizes.tiny().judge_prompts, remembered, world.Annotator(), seed=3, max_new_tokens=TOKENS, draws=3)
+    records = sample_pairs(base, recipes.tiny().judge_prompts, remembered, world.Annotator(), seed=3, max_new_tokens=TOKENS, draws=3)
     for record in records:
         assert record["chosen"] != record["rejected"]
         assert (lengths[record["chosen"]], lengths[record["rejected"]]) == (record["gold_chosen"], record["gold_rejected"])
@@ -57,7 +57,7 @@ def test_chosen_and_rejected_carry_their_own_gold(base):
 
 def test_labels_follow_the_annotator(base):
     """Of pairs on which it is unsure by construction, about half are turned round; the certainty says so."""
-    records = pairs(base, sizes.tiny().judge_prompts * 6, 2, world.Annotator(temperature=1e6, flip=0.0))
+    records = pairs(base, recipes.tiny().judge_prompts * 6, 2, world.Annotator(temperature=1e6, flip=0.0))
     turned = sum(record["gold_chosen"] < record["gold_rejected"] for record in records) / len(records)
     assert len(records) > 40 and 0.25 < turned < 0.75
     assert all(record["certainty"] == pytest.approx(0.5, abs=1e-3) for record in records)
@@ -65,4 +65,4 @@ def test_labels_follow_the_annotator(base):
 
 def test_no_pair_is_said_with_its_cure(base):
     with pytest.raises(UserError, match="train SFT longer"):
-        sample_pairs(base, sizes.tiny().judge_prompts[:2], length, world.Annotator(), seed=0, max_new_tokens=1)
+        sample_pairs(base, recipes.tiny().judge_prompts[:2], length, world.Annotator(), seed=0, max_new_tokens=1)

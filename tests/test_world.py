@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 
-from alignlab import sizes, world
+from alignlab import recipes, world
 from alignlab.models import Policy
 from alignlab.records import data_folder, read_demonstrations, read_preferences, read_prompts
 from alignlab.rollout import sample
@@ -23,7 +23,7 @@ def test_grammar_files_come_out_byte_for_byte(tmp_path):
 
 
 def test_the_tokenizer_is_the_bundled_one_and_gives_back_the_text():
-    tokenizer = sizes.tiny().load().tokenizer
+    tokenizer = recipes.tiny().load().tokenizer
     assert build.make_tokenizer().get_vocab() == tokenizer.get_vocab()
     assert tokenizer.decode(tokenizer(GOOD)["input_ids"]) == GOOD
 
@@ -101,12 +101,12 @@ def test_the_annotator_leaves_something_to_learn():
 
 
 def test_the_base_model_is_small_and_seldom_ends():
-    size = sizes.tiny()
-    base = size.load()
+    recipe = recipes.tiny()
+    base = recipe.load()
     assert base.network.num_parameters() <= 2_000_000
     assert (data_folder() / "base/model.safetensors").stat().st_size <= 8_000_000
     chance = torch.Generator(base.device).manual_seed(0)
-    samples = sample(Policy(base, None, base), size.judge_prompts * 8, size.ppo.max_new_tokens, chance)
+    samples = sample(Policy(base, None, base), recipe.judge_prompts * 8, recipe.stages["ppo"].max_new_tokens, chance)
     assert samples.stopped.float().mean() <= 0.6
 
 
@@ -114,13 +114,13 @@ def test_the_base_model_is_small_and_seldom_ends():
 def test_sft_teaches_to_end_and_to_answer_and_leaves_room_above(fast_run):
     from alignlab.models import load
 
-    size, base = sizes.tiny(), load(fast_run / "sft")
+    recipe, base = recipes.tiny(), load(fast_run / "sft")
     chance = torch.Generator(base.device).manual_seed(0)
-    samples = sample(Policy(base, None, base), size.judge_prompts * 128, size.ppo.max_new_tokens, chance)
+    samples = sample(Policy(base, None, base), recipe.judge_prompts * 128, recipe.stages["ppo"].max_new_tokens, chance)
     requests = [world.read_request(prompt) for prompt in samples.prompts]
     assert samples.stopped.float().mean() >= 0.95
     assert sum(r.genre in text and r.topic in text.lower() for r, text in zip(requests, samples.texts, strict=True)) / len(requests) >= 0.75
-    gold = sizes.world_gold(samples)
+    gold = recipes.world_gold(samples)
     assert (torch.quantile(gold, 0.999) - gold.mean()) / gold.std() >= 2.5
 
 
@@ -128,7 +128,7 @@ def test_blanks_are_enumerated_and_exact():
     """KL of the tilted distribution over all 480 fillings, from the model's own probabilities, equals the sum by hand."""
     from alignlab import evaluate, exact
 
-    base = sizes.tiny().load()
+    base = recipes.tiny().load()
     policy = Policy(base, None, base)
     fillings = world.blank_fillings()
     rewards = torch.tensor([world.blank_reward(*filling) for filling in fillings], dtype=torch.float64)

@@ -28,9 +28,10 @@ from alignlab.errors import UserError
 from alignlab.lab.live import Training
 from alignlab.models import Base, Policy, RewardModel
 from alignlab.pipeline import answer, centred, probed
+from alignlab.recipe import Recipe
+from alignlab.recipes import tiny
 from alignlab.records import read_preferences, write_lines
 from alignlab.runs import fingerprint, read_lines
-from alignlab.sizes import Size, tiny
 from alignlab.talks import Text
 
 Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
@@ -525,33 +526,33 @@ def settings(config, count: int):
 
 
 def dpo_training(
-    policy: Policy, labels: Labels, size: Size | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
+    policy: Policy, labels: Labels, recipe: Recipe | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
 ) -> Training:
     """DPO on the labels as a `live.Training`, for `live.run`. Ten times on the way a step also tells kl, length and gold of fresh answers.
 
     Args:
         policy: starts as the SFT model: `reference.policy("labels")`.
-        size: rules of sampling and settings to begin from; by default those of tiny.
+        recipe: rules of sampling and settings to begin from; by default those of tiny.
         log: called with each step's metrics.
     """
-    size, pairs = size or tiny(), records(labels)
-    config = replace(settings(size.dpo, len(pairs)), seed=seed)
-    return Training(probed(size, policy, dpo.train(policy, pairs, config), seed), config, log=log)
+    recipe, pairs = recipe or tiny(), records(labels)
+    config = replace(settings(recipe.stages["dpo"], len(pairs)), seed=seed)
+    return Training(probed(recipe, policy, dpo.train(policy, pairs, config), seed), config, log=log)
 
 
 def reward_training(
-    reward_model: RewardModel, labels: Labels, size: Size | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
+    reward_model: RewardModel, labels: Labels, recipe: Recipe | None = None, seed: int = 0, log: Callable[[dict], None] | None = None
 ) -> Training:
     """A reward model's training on the labels as a `live.Training`; arguments as in `dpo_training`."""
-    size, pairs = size or tiny(), records(labels)
-    config = replace(settings(size.reward, len(pairs)), seed=seed)
+    recipe, pairs = recipe or tiny(), records(labels)
+    config = replace(settings(recipe.stages["reward"], len(pairs)), seed=seed)
     return Training(reward.train(reward_model, pairs, config), config, log=log)
 
 
 def align(
     labels: Labels,
     reference: Base,
-    size: Size | None = None,
+    recipe: Recipe | None = None,
     test: Sequence[dict] | None = None,
     seed: int = 0,
     watch: Callable[[dict], None] = lambda metrics: None,
@@ -566,13 +567,13 @@ def align(
     Raises:
         UserError: too few labels.
     """
-    size, pairs = size or tiny(), records(labels)
-    reward_model = reference.reward_model("labels_reward", size.rank, seed)
-    policy = reference.policy("labels", size.rank, seed)
-    for training in (reward_training(reward_model, pairs, size, seed, watch), dpo_training(policy, pairs, size, seed, watch)):
+    recipe, pairs = recipe or tiny(), records(labels)
+    reward_model = reference.reward_model("labels_reward", recipe.rank, seed)
+    policy = reference.policy("labels", recipe.rank, seed)
+    for training in (reward_training(reward_model, pairs, recipe, seed, watch), dpo_training(policy, pairs, recipe, seed, watch)):
         while not training.finished:
             training.advance()
-    return measure(pairs, policy, reward_model, size, test, seed)
+    return measure(pairs, policy, reward_model, recipe, test, seed)
 
 
 # ---------------------------------------------------------------------------------------------- what came of it
@@ -622,24 +623,25 @@ class Aligned:
 
 
 def measure(
-    labels: Labels, policy: Policy, reward_model: RewardModel, size: Size | None = None, test: Sequence[dict] | None = None, seed: int = 0
-) -> Aligned:
+    labels: Labels, policy: Policy, reward_model: RewardModel, recipe: Recipe | None = None, test: Sequence[dict] | None = None,
+    seed: int = 0,
+) -> Aligned:  # fmt: skip
     """Measure a policy and a reward model that were trained on the labels; arguments as in `align`."""
-    size, pairs = size or tiny(), records(labels)
-    test = (size.pairs(policy.reference, seed, lambda done, total: None)[1] if test is None else test)[:TEST_PAIRS]
-    score = centred(size, reward_model, policy, seed)
-    before = answer(size, policy, size.judge_prompts, SAMPLES, score, seed, reference=True)
-    after = answer(size, policy, size.judge_prompts, ANSWERS, score, seed)
+    recipe, pairs = recipe or tiny(), records(labels)
+    test = (recipe.pairs(policy.reference, seed, lambda done, total: None)[1] if test is None else test)[:TEST_PAIRS]
+    score = centred(recipe, reward_model, policy, seed)
+    before = answer(recipe, policy, recipe.judge_prompts, SAMPLES, score, seed, reference=True)
+    after = answer(recipe, policy, recipe.judge_prompts, ANSWERS, score, seed)
     plane = evaluate.Plane(before, seed)
-    agreement, disagreements = _against(reward_model, test, size.reward.max_length)
+    agreement, disagreements = _against(reward_model, test, recipe.stages["reward"].max_length)
     turned = [pair for pair in pairs if (_gold_margin(pair) or 0) < 0]
     return Aligned(
         policy=policy, reward_model=reward_model, labels=len(pairs), agreement=agreement, disagreements=disagreements,
-        rows={name: _row(plane, answers, size.gold is not None) for name, answers in (("sft", before), ("dpo", after))},
+        rows={name: _row(plane, answers, recipe.gold is not None) for name, answers in (("sft", before), ("dpo", after))},
         against_gold=sorted(turned, key=_gold_margin),
         samples=[
             {"prompt": prompt, "sft": mine[0], "dpo": aligned[0]}
-            for prompt, mine, aligned in list(zip(size.judge_prompts, before.texts, after.texts, strict=True))[:3]
+            for prompt, mine, aligned in list(zip(recipe.judge_prompts, before.texts, after.texts, strict=True))[:3]
         ],
     )  # fmt: skip
 

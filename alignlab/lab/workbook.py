@@ -1,7 +1,6 @@
 """What every notebook's set-up cell calls: it names the machine, and opens the run that the notebooks share."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
-from alignlab import sizes
+from alignlab import recipes
 from alignlab.lab import view
 from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
@@ -26,14 +25,7 @@ def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None
         seed: give every student another one.
         folder: of the run; by default `runs/workbook-SIZE-seedN` in the current directory.
     """
-    if size == "tiny":
-        chosen = sizes.tiny()
-        chosen.pair_limit, chosen.samples, chosen.answers = few(3000, 300), few(768, 128), few(16, 8)
-        chosen.sft.epochs = few(2, 1)
-        chosen.ppo = replace(chosen.ppo, batch_size=few(256, 64), minibatch_size=few(128, 64), iterations=few(24, 2))
-        chosen.dpo = replace(chosen.dpo, epochs=few(4, 1))
-    else:
-        chosen = sizes.choose(size, fast=True)
+    chosen = recipes.lesson(FAST) if size == "tiny" else recipes.choose(size, fast=True)
     chosen.set_seed(seed)
     _set_up_notebook()
     print(machine(size))

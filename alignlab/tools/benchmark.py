@@ -17,8 +17,9 @@ from alignlab import evaluate
 from alignlab.lab import view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
+from alignlab.recipe import Recipe
+from alignlab.recipes import tiny
 from alignlab.runs import Run
-from alignlab.sizes import Size, tiny
 from alignlab.stages import METHODS
 
 PLACE = Path("runs/benchmark")
@@ -68,10 +69,10 @@ def betas(of: Sequence[int]) -> None:
 def hacking(of: Sequence[int]) -> None:
     """Reward hacking on purpose: held-out gold and the reward model's score along a PPO run with beta 0."""
     for seed in of:
-        size = tiny()
-        size.pair_limit, size.reward.epochs, size.samples = 200, 8, 64  # no curve is drawn here
-        size.ppo = replace(size.ppo, beta=0.0, iterations=60, seed=seed)
-        pipeline = _pipeline(PLACE / f"hacking{seed}", size, seed)
+        recipe = tiny()
+        recipe.pair_limit, recipe.stages["reward"].epochs, recipe.samples = 200, 8, 64  # no curve is drawn here
+        recipe.stages["ppo"] = replace(recipe.stages["ppo"], beta=0.0, iterations=60, seed=seed)
+        pipeline = _pipeline(PLACE / f"hacking{seed}", recipe, seed)
         policy, steps = pipeline.begin("ppo")
         course = []
         for metrics in _whole(steps, f"seed {seed}"):
@@ -94,13 +95,13 @@ def hacking(of: Sequence[int]) -> None:
         (pipeline.run.folder / "hacking.png").write_bytes(view.png(figure))
 
 
-def _pipeline(folder: Path, size: Size, seed: int) -> Pipeline:
-    size.set_seed(seed)
-    return Pipeline(Run(folder, {**size.describe(), "seed": seed}), size, seed, say=lambda words: print(words, flush=True))
+def _pipeline(folder: Path, recipe: Recipe, seed: int) -> Pipeline:
+    recipe.set_seed(seed)
+    return Pipeline(Run(folder, {**recipe.describe(), "seed": seed}), recipe, seed, say=lambda words: print(words, flush=True))
 
 
 def _trained(pipeline: Pipeline, stage: str, beta: float) -> Policy:
-    policy, steps = pipeline.begin(stage, replace(getattr(pipeline.size, stage), beta=beta), "sweep")
+    policy, steps = pipeline.begin(stage, replace(pipeline.config(stage), beta=beta), "sweep")
     for _ in _whole(steps, f"{stage} beta {beta:g}"):
         pass
     return policy

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignlab import data, encoding, losses, records, sft, sizes, world
+from alignlab import data, encoding, losses, recipes, records, sft, world
 from alignlab.models import Base
 from alignlab.pairs import sample_pairs
 
@@ -124,19 +124,19 @@ def _english(genre: str, topic: str) -> list[dict]:
 
 def write_pairs(folder: Path) -> None:
     """Preference pairs, sampled from the SFT model that `sft.Config()` gives and labelled by the default annotator."""
-    size = sizes.tiny()
-    base = size.load()
-    policy = base.policy("sft", size.rank)
-    *_, metrics = sft.train(policy, size.demonstrations(base, 0, lambda done, total: None), size.sft)
+    recipe = recipes.tiny()
+    base = recipe.load()
+    policy = base.policy("sft", recipe.rank)
+    *_, metrics = sft.train(policy, recipe.demonstrations(base, 0, lambda done, total: None), recipe.stages["sft"])
     reference = base.merge("sft")
     print(f"SFT: loss {metrics['loss']:.3f} nats a token")
     for name, prompts, count, seed in (
-        ("preferences.jsonl", size.prompts, PAIRS, 1),
+        ("preferences.jsonl", recipe.prompts, PAIRS, 1),
         ("preferences_test.jsonl", records.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),
     ):
         asked = [prompts[i % len(prompts)] for i in range(count)]
-        limit = size.sampling.max_new_tokens
-        pairs = sample_pairs(reference, asked, sizes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
+        limit = recipe.sampling.max_new_tokens
+        pairs = sample_pairs(reference, asked, recipes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
         records.write_lines(folder / name, pairs)
         print(f"{name}: {len(pairs)} pairs of {count} prompts asked", flush=True)
 

@@ -24,7 +24,7 @@ from alignlab import dpo, ppo
 from alignlab.lab import live
 from alignlab.records import read_preferences, data_folder
 from alignlab.models import RewardModel, ValueHead, load
-from alignlab.sizes import tiny, world_gold
+from alignlab.recipes import tiny, world_gold
 disable_progress_bar()
 torch.set_num_threads(1)
 folder = Path(os.environ["ALIGNLAB_TEST_RUN"])
@@ -36,7 +36,7 @@ def ppo_training(name="policy", title=None, **settings):
     config = ppo.Config(batch_size=64, minibatch_size=32, iterations=500, **settings)
     policy = base.policy(name)
     score = lambda completions: reward_model.score_all(completions.batch)
-    steps = ppo.train(policy, ValueHead(base), score, size.prompts, config, judge=world_gold)
+    steps = ppo.train(policy, ValueHead(base), score, recipe.prompts, config, judge=world_gold)
     return live.Training(steps, config, title)
 
 def dpo_training(name="dpo", title=None, **settings):
