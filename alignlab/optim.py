@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from alignlab.errors import TrainingError
 
 
-def optimiser(parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW without weight decay; the learning rate is set at each step."""
-    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
+def optimiser(*groups: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW without weight decay; each group of parameters has a learning rate of its own, set at each step."""
+    return torch.optim.AdamW([{"params": list(group)} for group in groups], lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
 
 
 def warm_then_decay(step: int, total: int) -> float:

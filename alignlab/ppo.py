@@ -57,42 +57,43 @@ class Experience(NamedTuple):
 
 
 def train(
-    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, judge: Score | None = None
-) -> Iterator[dict]:
+    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, judge: Score | None = None,
+    equations=losses,
+) -> Iterator[dict]:  # fmt: skip
     """Train the policy to raise `score` at the price of beta a nat; yields a dict of metrics after each phase.
 
     Each iteration yields once after sampling and once after each epoch, with `partial` true in all but the last.
     `value_head` learns along with the policy. `judge`, where given, also reports its mean of the same completions as `gold`;
-    nothing is learned from it.
+    nothing is learned from it. `equations` holds the functions that PPO calls, by the names that they have in `losses`.
 
     Metrics: see `STAGE.metrics`.
     """
     rng, order = torch.Generator(policy.device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed)
-    optimizer = optimiser(policy.parameters())
-    optimizer.add_param_group({"params": list(value_head.parameters())})
+    optimizer = optimiser(policy.parameters(), value_head.parameters())
     for iteration in range(config.iterations):
+        rate = warm_then_decay(iteration, config.iterations)
         rows = torch.randint(len(prompts), (config.batch_size,), generator=order).tolist()
-        experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, rng)
+        experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, rng, equations)
         metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
         if judge is not None:
             metrics["gold"] = judge(experience.samples).mean().item()
         yield {**metrics, "partial": True}
         for epoch in range(config.epochs):
-            metrics |= update(policy, value_head, optimizer, experience, config, order, warm_then_decay(iteration, config.iterations))
+            metrics |= update(policy, value_head, optimizer, experience, config, order, rate, equations)
             if epoch == config.epochs - 1 or (config.stop_kl is not None and metrics["approx_kl"] > config.stop_kl):
                 break
             yield {**metrics, "partial": True}
         metrics["samples"] = tell(policy, experience, config)
         if config.kl_target is not None:
             beta = max(config.beta, LEAST_BETA)
-            beta = losses.adapt_beta(beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
+            beta = equations.adapt_beta(beta, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
             config.beta = max(beta, LEAST_BETA)
         yield metrics
 
 
 @torch.no_grad()
 def collect(
-    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, rng: torch.Generator
+    policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, rng: torch.Generator, equations=losses
 ) -> Experience:
     """Sample one answer a prompt, score it, and work out rewards, values, advantages and returns."""
     samples = sample(policy, prompts, config.max_new_tokens, rng, config.temperature)
@@ -100,14 +101,14 @@ def collect(
     scores = score_completions(score, samples, config.missing_eos_score)
     old = policy.measure(samples.batch, config.temperature)
     values = losses.masked(value_head(old.hidden), mask)
-    rewards = losses.shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
-    advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.lam)
-    return Experience(samples, old, scores, values, losses.normalise(advantages, mask), returns, rewards)
+    rewards = equations.shape_rewards(scores, old.logps, old.ref_logps, mask, config.beta)
+    advantages, returns = equations.gae(rewards, values, mask, config.gamma, config.lam)
+    return Experience(samples, old, scores, values, equations.normalise(advantages, mask), returns, rewards)
 
 
 def update(
     policy: Policy, value_head: ValueHead, optimizer: torch.optim.Optimizer, experience: Experience, config: Config,
-    rng: torch.Generator, share: float = 1.0,
+    rng: torch.Generator, share: float = 1.0, equations=losses,
 ) -> dict:  # fmt: skip
     """One epoch of minibatches over the experience, at that share of the learning rates; returns metrics, means over the epoch."""
     whole, parts = experience.samples.batch, []
@@ -123,8 +124,8 @@ def update(
                 tensor[micro, :width] for tensor in (experience.old.logps, experience.advantages, experience.returns, experience.values)
             )
             logps, hidden = policy.forward(batch, config.temperature)  # one pass for policy and value
-            policy_part = losses.clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
-            value_part = losses.value_loss(value_head(hidden), old_values, returns, mask, config.value_clip)
+            policy_part = equations.clipped_policy_loss(logps, old_logps, advantages, mask, config.clip_epsilon)
+            value_part = equations.value_loss(value_head(hidden), old_values, returns, mask, config.value_clip)
             weight = mask.sum() / whole.mask[rows].sum()  # both are means over tokens, so a part counts by its tokens
             part = weight * (policy_part + value_part)
             part.backward()
@@ -135,7 +136,7 @@ def update(
         clip_gradients(optimizer, loss)
         optimizer.step()
     means = {key: sum(weight * part[key] for weight, part in parts) for key in parts[0][1]}
-    known = losses.explained_variance(experience.values, experience.returns, whole.mask)
+    known = equations.explained_variance(experience.values, experience.returns, whole.mask)
     return means | {"ratio": max(part["ratio"] for _, part in parts), "explained_variance": known.item()}
 
 
@@ -198,11 +199,11 @@ def check(config: Config) -> str | None:
     return None
 
 
-def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dict]]:
+def begin(given: Given, config: Config, name: str, equations=losses) -> tuple[Policy, Iterator[dict]]:
     """A fresh policy, and the steps that train it on the reward model's score."""
     score = given.score  # may train a reward model first
     policy, value_head = given.reference.policy(name, given.rank, given.seed), ValueHead(given.reference, seed=given.seed)
-    return policy, train(policy, value_head, score, given.prompts, config, judge=given.gold)
+    return policy, train(policy, value_head, score, given.prompts, config, given.gold, equations)
 
 
 STAGE = Stage(

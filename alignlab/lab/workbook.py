@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from IPython import get_ipython
 from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
-from alignlab import recipes
+from alignlab import losses, recipes
 from alignlab.lab import view
 from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
@@ -54,3 +55,8 @@ def machine(size: str) -> str:
         return f"{torch.cuda.get_device_name(0)}, size {size}: {advice}."
     name = "an Apple GPU" if device.type == "mps" else f"{os.cpu_count()} CPU cores, no GPU"
     return f"{name}, size {size}" + (": every cell runs here in seconds or a few minutes." if size == "tiny" else ": be patient.")
+
+
+def equations(**own) -> SimpleNamespace:
+    """The package's equations, with the learner's own in place of some: what `ppo.train(..., equations=...)` calls."""
+    return SimpleNamespace(**vars(losses) | own)
