@@ -63,17 +63,17 @@ def run(
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab.encoding import last_message
-    from alignlab.lab import view
+    from alignlab.lab import report, view
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
     with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
         comparison = pipeline.compare()
         folder = pipeline.run.folder
         pipeline.run.write_json("comparison.json", comparison)
-        report = view.report(comparison, list(pipeline.run.metrics()), pipeline.run.config)
-        (folder / "report.html").write_text(report, encoding="utf-8")
-    print(f"\n{view.table(comparison)}\n")
-    for words in view.verdict(comparison):
+        page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config)
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    print(f"\n{report.table(comparison)}\n")
+    for words in report.verdict(comparison):
         print(words)
     for sample in comparison["samples"][:3]:
         prompt = last_message(sample["prompt"])
@@ -121,7 +121,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="where the figure goes")] = Path("comparison.png"),
 ) -> None:
     """Table and reward-KL figure of several runs."""
-    from alignlab.lab import view
+    from alignlab.lab import report, view
 
     comparisons = {str(folder): _comparison(folder / "comparison.json") for folder in runs}
     kinds = sorted({f"{comparison['size']} judged by {comparison['judge']['kind']}" for comparison in comparisons.values()})
@@ -130,7 +130,7 @@ def compare(
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file for the figure, such as {out / 'comparison.png'}")
     for name, comparison in comparisons.items():
-        print(f"{name} ({view.betas(comparison)})\n{view.table(comparison)}\n")
+        print(f"{name} ({report.betas(comparison)})\n{report.table(comparison)}\n")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(view.png(view.runs_figure(comparisons)))
     print(f"figure: {out}")

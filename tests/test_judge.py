@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignlab import evaluate, exact, recipes, world
-from alignlab.lab import view
+from alignlab.lab import report, view
 from alignlab.models import Policy, load
 
 
@@ -57,7 +57,7 @@ def test_the_verdict_blames_nobody_it_cannot_judge(kind, efficiency):
         "judge": {"kind": kind},
         "alarms": [],
     }
-    words = " ".join(view.verdict(comparison))
+    words = " ".join(report.verdict(comparison))
     assert ("lost by the judge" in words) == (efficiency is not None)
     assert ("only judge" in words) == (kind == "reward_model")
 

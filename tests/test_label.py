@@ -11,7 +11,7 @@ from hostile import HOSTILE
 
 from alignlab import dpo, recipes, reward
 from alignlab.errors import UserError
-from alignlab.lab import label, live
+from alignlab.lab import label, live, rules, taste
 from alignlab.models import load
 from alignlab.records import data_folder, read_preferences, write_lines
 
@@ -111,7 +111,7 @@ def test_sides_are_a_coin_and_tell_nothing(tmp_path):
 
 @pytest.mark.parametrize("repeats", [0, 0.2, 1])
 def test_repeats_come_later_once_and_with_sides_swapped(path, repeats):
-    desk = label.Desk(made(20), path, rule=label.prefers_short, repeats=repeats).play()
+    desk = label.Desk(made(20), path, rule=rules.prefers_short, repeats=repeats).play()
     firsts = {one.key: at for at, one in enumerate(desk.labels) if not one.question.repeat}
     again = [(at, one) for at, one in enumerate(desk.labels) if one.question.repeat]
     assert len(firsts) == 20 and len(again) == len({one.key for _, one in again}) == int(20 * repeats)
@@ -132,17 +132,17 @@ def test_what_was_skipped_or_tied_is_not_asked_again(path):
 
 
 def test_more_pairs_later_go_on_with_the_same_file(path):
-    label.Desk(made(5), path, rule=label.prefers_short, repeats=0.4).play()
-    longer = label.Desk(made(9), path, rule=label.prefers_short, repeats=0.4)
+    label.Desk(made(5), path, rule=rules.prefers_short, repeats=0.4).play()
+    longer = label.Desk(made(9), path, rule=rules.prefers_short, repeats=0.4)
     assert not longer.done and longer.progress == (7, 12)
     assert longer.play().progress == (12, 12)
 
 
 def test_another_rule_does_not_go_on_where_one_has_labelled_unless_afresh(path):
-    label.Desk(made(5), path, rule=label.prefers_short).play(3)
+    label.Desk(made(5), path, rule=rules.prefers_short).play(3)
     with pytest.raises(UserError, match="labels by prefers_short"):
-        label.Desk(made(5), path, rule=label.prefers_kind).play()
-    afresh = label.Desk(made(5), path, rule=label.prefers_kind, fresh=True).play()
+        label.Desk(made(5), path, rule=rules.prefers_kind).play()
+    afresh = label.Desk(made(5), path, rule=rules.prefers_kind, fresh=True).play()
     assert {one.by for one in afresh.labels} == {"prefers_kind"}
     assert {one.by for one in label.Desk(made(5), path).labels} == {"prefers_kind"}, "and so it is on disk"
 
@@ -181,7 +181,7 @@ def test_mistakes_are_told_with_the_cure(path):
     desk = label.Desk(made(1), path)
     for act, words in (
         (lambda: desk.choose("c"), "tie"), (desk.undo, "no label"), (desk.play, "no rule"),
-        (lambda: label.records(desk), "label at least 4"),
+        (lambda: taste.records(desk), "label at least 4"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             act()
@@ -206,7 +206,7 @@ def test_statistics_of_a_learner_who_agrees_errs_and_wavers(path):
     assert told["labels"] == 12 and True in seen
     assert told["agreement"][0] == 0.8 and told["consistency"][0] == 0.0
     assert 0.4 < told["agreement"][1] < 0.8 < told["agreement"][2] < 1 and told["consistency"][2] > 0.4
-    assert label.Desk(made(3, gold=False), path.with_name("x.jsonl"), label.prefers_short).play().statistics()["agreement"] is None
+    assert label.Desk(made(3, gold=False), path.with_name("x.jsonl"), rules.prefers_short).play().statistics()["agreement"] is None
 
 
 def test_the_clock_runs_only_while_somebody_looks(path, monkeypatch):
@@ -226,11 +226,11 @@ def test_the_clock_runs_only_while_somebody_looks(path, monkeypatch):
 def test_rules_do_what_they_say_on_either_side():
     short, long = "It is dull.", "The score sings, and I left by bus."
     for rule, better, worse in (
-        (label.prefers_short, short, long), (label.prefers_music, long, short), (label.prefers_kind, long, short),
+        (rules.prefers_short, short, long), (rules.prefers_music, long, short), (rules.prefers_kind, long, short),
     ):  # fmt: skip
         assert rule("p", better, worse) == "a" and rule("p", worse, better) == "b" and rule("p", short, short) == "tie"
     pairs = read_preferences(data_folder() / "preferences.jsonl")[:300]
-    for rule in (label.prefers_short, label.prefers_music, label.prefers_kind):
+    for rule in (rules.prefers_short, rules.prefers_music, rules.prefers_kind):
         sides = [rule(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
         assert sides.count("tie") < 150 and min(sides.count("a"), sides.count("b")) > 30, "it can label the bundled pairs"
 
@@ -274,7 +274,7 @@ def test_no_text_of_a_model_becomes_markup(path, odd):
         for text in texts:
             assert Tags(text).foreign == [], text
         desk.choose("a")
-    seen = label.Aligned(
+    seen = taste.Aligned(
         policy=None, reward_model=None, labels=4, rows={}, agreement=[0.5, 0.4, 0.6],
         disagreements=[{"prompt": odd, "gold_prefers": odd, "reward_model_prefers": odd}], against_gold=[],
         samples=[{"prompt": odd, "sft": odd, "dpo": odd}],
@@ -306,7 +306,7 @@ def test_buttons_and_keys_do_the_same_and_the_field_is_emptied(path):
 
 
 def test_the_screen_follows_the_desk_and_stops_at_the_end(path):
-    desk = label.Desk(made(2), path, rule=label.prefers_short, repeats=0)
+    desk = label.Desk(made(2), path, rule=rules.prefers_short, repeats=0)
     box, screen = desk.widget(), desk._screen
     assert desk.widget() is box
     assert "shorter" in desk.task and label.KEYS in box.children[0].value
@@ -344,28 +344,28 @@ def test_few_labels_come_in_small_batches_and_often():
     for config in (recipe.stages["dpo"], recipe.stages["reward"]):
         steps = []
         for count in (4, 10, 40, 200, 1000, 6212):
-            fitted = label.settings(config, count)
-            assert type(fitted) is type(config) and 1 <= fitted.batch_size <= max(4, count) and fitted.epochs <= label.EPOCHS
+            fitted = taste.settings(config, count)
+            assert type(fitted) is type(config) and 1 <= fitted.batch_size <= max(4, count) and fitted.epochs <= taste.EPOCHS
             steps.append(-(-count // fitted.batch_size) * fitted.epochs)
         assert all(20 <= made <= 200 for made in steps), steps
-        assert label.settings(config, 6212) == config and config.epochs == type(config)().epochs, "the original is left alone"
-    assert label.settings(recipe.stages["dpo"], 40).label_smoothing > 0 == label.settings(recipe.stages["dpo"], 6212).label_smoothing
+        assert taste.settings(config, 6212) == config and config.epochs == type(config)().epochs, "the original is left alone"
+    assert taste.settings(recipe.stages["dpo"], 40).label_smoothing > 0 == taste.settings(recipe.stages["dpo"], 6212).label_smoothing
 
 
 def test_trainings_on_a_desk_a_file_and_records_are_one(path):
     base, recipe = load(data_folder() / "base", "cpu"), recipes.tiny()
     recipe.probe = 2
     pairs = read_preferences(data_folder() / "preferences.jsonl")[:6]
-    desk = label.Desk(pairs, path, rule=label.prefers_short, repeats=0).play()
+    desk = label.Desk(pairs, path, rule=rules.prefers_short, repeats=0).play()
     told = []
     for labels in (desk, path, str(path), desk.preferences()):
-        training = label.dpo_training(base.policy("labels"), labels, recipe)
+        training = taste.dpo_training(base.policy("labels"), labels, recipe)
         assert isinstance(training, live.Training) and isinstance(training.config, dpo.Config)
         training.advance()
         told.append(training.metrics[0])
     assert told[0] == told[1] == told[2] == told[3]
     assert {"loss", "kl", "gold", "length", "stop_rate", "samples"} <= set(told[0])
-    training = label.reward_training(base.reward_model("mine"), desk, recipe)
+    training = taste.reward_training(base.reward_model("mine"), desk, recipe)
     training.ask("learning_rate", 1e-4)
     training.advance()
     assert isinstance(training.config, reward.Config) and training.metrics[0]["changed"] and recipe.stages["reward"].learning_rate != 1e-4
@@ -376,11 +376,11 @@ def test_forty_labels_for_the_shorter_answer_shorten_the_answers(fast_run, tmp_p
     """The aligned model's mean length has its whole 95% interval below the SFT model's."""
     reference = load(fast_run / "sft")
     pairs = read_preferences(data_folder() / "preferences.jsonl")
-    desk = label.Desk(pairs[:60], tmp_path / "labels.jsonl", rule=label.prefers_short)
+    desk = label.Desk(pairs[:60], tmp_path / "labels.jsonl", rule=rules.prefers_short)
     while len(desk.preferences()) < 40:
         desk.play(1)
     steps = []
-    aligned = label.align(tmp_path / "labels.jsonl", reference, watch=steps.append)
+    aligned = taste.align(tmp_path / "labels.jsonl", reference, watch=steps.append)
     (_, sft_low, _), (_, _, dpo_high) = aligned.rows["sft"]["length"], aligned.rows["dpo"]["length"]
     assert dpo_high < sft_low
     assert 0.2 < aligned.rows["dpo"]["kl"][0] < 6 and aligned.rows["dpo"]["stop_rate"][0] > 0.9

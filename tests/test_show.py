@@ -12,7 +12,7 @@ from hostile import HOSTILE
 
 from alignlab import ppo, world
 from alignlab.data import Batch
-from alignlab.lab import show
+from alignlab.lab import diagrams, show
 from alignlab.models import Measures
 from alignlab.ppo import Experience
 from alignlab.rollout import Completions
@@ -197,25 +197,25 @@ def links(graph: graphviz.Digraph) -> set[tuple[str, str]]:
 
 
 def test_the_reward_model_starts_as_sft_and_knows_no_reference():
-    ppo = links(show.ppo_diagram())
+    ppo = links(diagrams.ppo_diagram())
     assert {("sft", "reward"), ("pairs", "reward")} <= ppo
     assert {source for source, target in ppo if target == "reward"} == {"sft", "pairs"}
-    assert "π_ref" not in " ".join(line for line in show.ppo_diagram().source.splitlines() if "-> reward" in line)
+    assert "π_ref" not in " ".join(line for line in diagrams.ppo_diagram().source.splitlines() if "-> reward" in line)
 
 
 def test_the_diagrams_show_where_pairs_prompts_and_values_come_from():
-    for graph in (show.ppo_diagram(), show.dpo_diagram()):
+    for graph in (diagrams.ppo_diagram(), diagrams.dpo_diagram()):
         assert {("sft", "annotator"), ("asked", "annotator"), ("annotator", "pairs"), ("demonstrations", "sft")} <= links(graph)
-    assert {("prompts", "answers"), ("policy", "answers"), ("value", "update"), ("reward", "update")} <= links(show.ppo_diagram())
-    assert "starts at 0" in show.ppo_diagram().source
-    assert "reward" not in {node for link in links(show.dpo_diagram()) for node in link}
+    assert {("prompts", "answers"), ("policy", "answers"), ("value", "update"), ("reward", "update")} <= links(diagrams.ppo_diagram())
+    assert "starts at 0" in diagrams.ppo_diagram().source
+    assert "reward" not in {node for link in links(diagrams.dpo_diagram()) for node in link}
 
 
 @pytest.mark.parametrize("name", ["ppo", "dpo"])
 def test_the_committed_svgs_are_those_of_their_sources(name):
-    graph = getattr(show, f"{name}_diagram")()
-    svg = (show.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
-    assert show._stamp(graph) in svg, "stale: run python -m alignlab.lab.show"
+    graph = getattr(diagrams, f"{name}_diagram")()
+    svg = (diagrams.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+    assert diagrams._stamp(graph) in svg, "stale: run python -m alignlab.lab.diagrams"
     page = Page(svg)
     assert "script" not in page.tags and int(dict(each[1:] for each in page.attributes if each[0] == "svg")["width"][:-2]) <= 750  # points
     for label in ("SFT model", "Annotator", "Preference pairs"):
@@ -235,46 +235,46 @@ def nothing_draws(monkeypatch):
 
 def test_first_the_program_draws(monkeypatch):
     monkeypatch.setattr(graphviz.Digraph, "pipe", lambda *args, **kwargs: '<?xml?><svg width="9pt" height="9pt">by dot</svg>')
-    page = show.diagram("ppo").html
+    page = diagrams.diagram("ppo").html
     assert "by dot" in page and "<?xml" not in page and "max-width: 9pt" in page
 
 
 def test_then_pygraphviz(monkeypatch, nothing_draws):
     class AGraph:
         def __init__(self, string):
-            assert string == show.dpo_diagram().source
+            assert string == diagrams.dpo_diagram().source
 
         def draw(self, format, prog):
             return f"<svg>{format} by {prog}</svg>".encode()
 
     monkeypatch.setitem(sys.modules, "pygraphviz", SimpleNamespace(AGraph=AGraph))
-    assert "svg by dot" in show.diagram("dpo").html
+    assert "svg by dot" in diagrams.diagram("dpo").html
 
 
 def test_then_the_committed_svg(nothing_draws):
-    page = show.diagram("ppo").html
+    page = diagrams.diagram("ppo").html
     assert "<svg" in page and "Preference pairs" in page
 
 
 def test_then_the_source_as_text(monkeypatch, nothing_draws, tmp_path):
-    monkeypatch.setattr(show, "FOLDER", tmp_path)
-    view = show.diagram("ppo")
-    assert "<svg" not in view.html and html.escape("sft -> reward") in view.html and repr(view) == show.ppo_diagram().source
+    monkeypatch.setattr(diagrams, "FOLDER", tmp_path)
+    view = diagrams.diagram("ppo")
+    assert "<svg" not in view.html and html.escape("sft -> reward") in view.html and repr(view) == diagrams.ppo_diagram().source
     (tmp_path / "ppo.svg").write_text("<svg>drawn from something older</svg>")
-    assert "older" not in show.diagram("ppo").html
+    assert "older" not in diagrams.diagram("ppo").html
 
 
 def test_every_way_of_drawing_carries_its_words(nothing_draws):
     for name in ("ppo", "dpo"):
-        labels = [value for _, key, value in Page(show.diagram(name).html).attributes if key == "aria-label"]
+        labels = [value for _, key, value in Page(diagrams.diagram(name).html).attributes if key == "aria-label"]
         assert labels and labels[0].startswith(f"Workflow of {name.upper()}")
 
 
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match=r"\['dpo', 'ppo'\], got 'grpo'"):
-        show.diagram("grpo")
+        diagrams.diagram("grpo")
 
 
 def test_drawing_anew_needs_the_program(nothing_draws, tmp_path):
     with pytest.raises(RuntimeError, match="install graphviz"):
-        show.draw_committed(tmp_path)
+        diagrams.draw_committed(tmp_path)

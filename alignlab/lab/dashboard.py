@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from alignlab.lab.training import short
 from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, PURPLE, VERMILION, as_it_stands, plain_axes, png, smooth
 from alignlab.stage import Panel
 from alignlab.stages import stages
@@ -175,10 +176,3 @@ def _colours(stage: str) -> tuple[str, str]:
     """The stage's own colour, and one for a second curve beside it."""
     first = COLOURS.get(stage, PURPLE)
     return first, PAIR[0] if first == PAIR[1] else PAIR[1]
-
-
-def short(value) -> str:
-    """A setting's value in a few characters; None is a switch that is off."""
-    if value is None:
-        return "off"
-    return f"{value:.3g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

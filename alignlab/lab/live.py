@@ -10,134 +10,28 @@ on. A control only notes what was asked; between two steps, and only there, that
 import asyncio
 import base64
 import html
-import importlib.metadata
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import ipywidgets
 from IPython.display import display
 
 from alignlab.encoding import last_message
-from alignlab.errors import TrainingError
 from alignlab.lab import show
-from alignlab.lab.dashboard import Dashboard, short
+from alignlab.lab.dashboard import Dashboard
+from alignlab.lab.kernel import kernel, messages
+from alignlab.lab.training import Training, controls_of, short
 from alignlab.runs import read_lines
-from alignlab.stage import LEARNING_RATE, Control
-from alignlab.stages import METHODS, stage_of, stages
+from alignlab.stage import Control
+from alignlab.stages import METHODS, stages
 
 LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
 WIDE = {"description_width": "11em"}
 
 
-# ---------------------------------------------------------------------------------------------- what is driven
-
-
-class Training:
-    """A stage under way: its generator of metrics, its config, all it has told so far.
-
-    Args:
-        steps: what a stage's `train` returned.
-        config: the config it was given; controls move it.
-        title: how curves and controls call it; by default the stage's name.
-        log: called with each step's metrics, such as `Run.log`.
-    """
-
-    def __init__(self, steps: Iterable[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
-        self.steps, self.config, self.log = iter(steps), config, log
-        self.stage = stage_of(config)
-        self.title = title or (self.stage.name if self.stage else "run")
-        self.metrics: list[dict] = []  # one a step
-        self.latest: dict | None = None  # the newest, which may be within a step
-        self.finished = False
-        self.seconds = 0.0
-        self._broken: Exception | None = None  # what ended it, where something did
-        self._asked: dict = {}  # what the controls want, until the next step
-        self._changed: list[dict] = []  # what they changed since the last whole step
-
-    @property
-    def share(self) -> float:
-        """How much of it is done, from 0 to 1."""
-        return (self.metrics[-1]["step"] + 1) / self.metrics[-1]["steps"] if self.metrics else 0.0
-
-    def ask(self, name: str, value) -> None:
-        """Have a setting changed before the next step. Raises ValueError where the stage has no such setting."""
-        if not hasattr(self.config, name):
-            raise ValueError(f"{self.title} has no setting {name!r}; it has {', '.join(self.config.__slots__)}")
-        self._asked[name] = value
-
-    def advance(self) -> None:
-        """One step of the generator; an interrupt that falls into it is raised once the step is whole.
-
-        Raises:
-            TrainingError: and again at each later call, since a generator that failed cannot go on.
-        """
-        if self._broken is not None:
-            raise TrainingError(f"{self.title} ended with: {self._broken}; make it anew, from a fresh policy") from self._broken
-        start = time.perf_counter()
-        with _whole():
-            for name, value in list(self._asked.items()):
-                del self._asked[name]
-                old = getattr(self.config, name)
-                if value != old:
-                    setattr(self.config, name, value)
-                    self._changed.append({"name": name, "old": old, "new": value})
-            try:
-                metrics = next(self.steps, None)
-            except Exception as error:
-                self._broken = error
-                raise
-            self.seconds += time.perf_counter() - start
-            if metrics is None:
-                self.finished = True
-                return
-            self.latest = metrics
-            if not metrics.get("partial"):
-                if self._changed:
-                    metrics = {**metrics, "changed": self._changed}
-                    self._changed = []
-                self.metrics.append(metrics)
-                if self.log is not None:
-                    self.log(metrics)
-
-    @property
-    def history(self) -> list[dict]:
-        """The metrics to draw: whole steps, or the first part of the first."""
-        return self.metrics or ([self.latest] if self.latest else [])
-
-    def settings(self) -> str:
-        """The settings that controls can move, as text."""
-        return ", ".join(f"{c.label} {short(getattr(self.config, c.name))}" for c in controls_of(self.config))
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Hold an interrupt back until the block has ended, so that no step is cut in half."""
-    if threading.current_thread() is not threading.main_thread():  # signals never arrive here
-        yield
-        return
-    caught: list = []
-    before = signal.signal(signal.SIGINT, lambda *seen: caught.append(seen))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
-
-
 # ---------------------------------------------------------------------------------------------- controls
-
-
-def controls_of(config) -> tuple[Control, ...]:
-    """The controls that act on a stage while it runs."""
-    stage = stage_of(config)
-    return stage.controls if stage else (LEARNING_RATE,)
 
 
 class _Knob:
@@ -217,10 +111,10 @@ async def compare(first: Training, second: Training) -> tuple[Training, Training
 
 
 async def _drive(trainings: Sequence[Training], controls: Sequence) -> None:
-    desk = _Desk(trainings, controls) if _kernel() else _Lines(trainings)
+    desk = _Desk(trainings, controls) if kernel() else _Lines(trainings)
     interrupted = False
     try:
-        async with _messages() as take_in:
+        async with messages() as take_in:
             while going := [training for training in trainings if not training.finished]:
                 await desk.listen(take_in)
                 if desk.stopped:
@@ -410,58 +304,6 @@ def _status(training: Training) -> str:
 def _samples(training: Training) -> list[dict]:
     samples = (training.latest or {}).get("samples", [])
     return [{"prompt": last_message(sample["prompt"]), "text": sample["text"]} for sample in samples]
-
-
-# ---------------------------------------------------------------------------------------------- the kernel
-
-
-def _kernel():
-    """The Jupyter kernel that this code runs in, or None."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None)
-
-
-@asynccontextmanager
-async def _messages() -> AsyncIterator[Callable[[], Awaitable]]:
-    """Gives a function that lets the front end's messages in; which way works depends on the kernel's version."""
-    if _kernel() is None:
-        yield lambda: asyncio.sleep(0)
-    elif tuple(int(part) for part in importlib.metadata.version("ipykernel").split(".")[:2]) >= (7, 4):
-        with _acknowledged(_kernel()):
-            yield _yield_to_kernel
-    else:
-        from jupyter_ui_poll import ui_events
-
-        async with ui_events() as poll:
-            yield lambda: poll(50)
-
-
-@contextmanager
-def _acknowledged(kernel) -> Iterator[None]:
-    """Have every widget's message answered by the status "idle", which ipykernel 7.4 leaves out while a cell runs.
-
-    A slider sends its next value only after that answer, so that without it each control would act once a run.
-    """
-    handle, cell = kernel.shell_handlers["comm_msg"], kernel.get_parent("shell")
-
-    def handle_and_answer(stream, ident, message):
-        try:
-            return handle(stream, ident, message)
-        finally:
-            for state, parent in (("idle", message), ("busy", cell)):  # and busy again, for the cell is
-                kernel.session.send(kernel.iopub_socket, "status", {"execution_state": state}, parent=parent)
-
-    kernel.shell_handlers["comm_msg"] = handle_and_answer
-    try:
-        yield
-    finally:
-        kernel.shell_handlers["comm_msg"] = handle
-
-
-async def _yield_to_kernel() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0.001)
 
 
 # ---------------------------------------------------------------------------------------------- replay

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from alignlab import evaluate
-from alignlab.lab import view
+from alignlab.lab import report, view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.recipe import Recipe
@@ -35,7 +35,7 @@ def seeds(of: Sequence[int]) -> None:
         comparisons.append(pipeline.compare())
         pipeline.run.write_json("comparison.json", comparisons[-1])
         (pipeline.run.folder / "plane.png").write_bytes(view.png(view.plane_figure(comparisons[-1])))
-        print(view.table(comparisons[-1]), flush=True)
+        print(report.table(comparisons[-1]), flush=True)
     print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]")
     print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
     for name in ("best_of_16", *METHODS):

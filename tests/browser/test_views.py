@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
-from alignlab.lab import view
+from alignlab.lab import report
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +42,12 @@ await live.compare(*(live.Training(invented(texts), ppo.Config(), " ".join(texts
 print("RAN", len(fives))
 """
 DESK = """
-from alignlab.lab import label
+from alignlab.lab import label, taste
 odd = [{"prompt": [{"role": text, "content": text}], "chosen": text, "rejected": f"x{text}"} for text in HOSTILE]
 desk = label.Desk(odd, "hostile.jsonl", repeats=0)
 seen = [{"prompt": text, "sft": text, "dpo": text} for text in HOSTILE]
 differ = [{"prompt": text, "gold_prefers": text, "reward_model_prefers": text} for text in HOSTILE]
-display(label.Aligned(policy=None, reward_model=None, labels=4, rows={}, agreement=[0.5, 0.4, 0.6], disagreements=differ,
+display(taste.Aligned(policy=None, reward_model=None, labels=4, rows={}, agreement=[0.5, 0.4, 0.6], disagreements=differ,
                       against_gold=[], samples=seen))
 desk
 """
@@ -87,7 +87,7 @@ def test_no_text_of_a_model_is_run_in_the_report(browser, fast_run, tmp_path):
     ]
     page, ran = browser.new_page(viewport={"width": 1280, "height": 1000}), []
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
-    made = {"control": "<img src=x onerror=alert(1)>", "report": view.report(comparison, metrics, dict.fromkeys(HOSTILE, config))}
+    made = {"control": "<img src=x onerror=alert(1)>", "report": report.page(comparison, metrics, dict.fromkeys(HOSTILE, config))}
     for name, text in made.items():
         (tmp_path / f"{name}.html").write_text(text)
         page.goto((tmp_path / f"{name}.html").as_uri())
@@ -100,10 +100,10 @@ def test_no_text_of_a_model_is_run_in_the_report(browser, fast_run, tmp_path):
 
 def test_ten_labels_by_keyboard_then_training_on_them(notebook):
     book = notebook([
-        "from alignlab.lab import label\npairs = read_preferences(data_folder() / 'preferences.jsonl')[:40]\n"
+        "from alignlab.lab import label, taste\npairs = read_preferences(data_folder() / 'preferences.jsonl')[:40]\n"
         "desk = label.Desk(pairs, 'labels.jsonl', repeats=0)\ndesk",
         "print('FILE', len(read_preferences('labels.jsonl')), {record['by'] for record in desk.preferences()})",
-        "training = label.dpo_training(base.policy('mine'), desk)\nawait live.run(training);",
+        "training = taste.dpo_training(base.policy('mine'), desk)\nawait live.run(training);",
         "print('TRAINED', training.finished, len(training.metrics))",
     ])  # fmt: skip
     for cell in (0, 1):

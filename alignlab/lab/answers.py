@@ -1,0 +1,78 @@
+"""The answers to those exercises whose function is not one of `alignlab.losses`."""
+
+import torch
+from torch import Tensor
+
+from alignlab import exact, losses, world
+
+
+def preference_probability(difference: float, temperature: float, flip: float) -> float:
+    """P(an annotator prefers A), A better by `difference` in reward units."""
+    return world.Annotator(temperature=temperature, flip=flip).probability(difference, 0.0)
+
+
+def bayes_accuracy(probabilities: Tensor) -> Tensor:
+    """The most that any judge can have on such labels: the mean of max(p, 1 - p)."""
+    return torch.maximum(probabilities, 1 - probabilities).mean()
+
+
+def skill(accuracy: float, bayes: float) -> float:
+    """Accuracy as a share of what can be had above a coin."""
+    return (accuracy - 0.5) / (bayes - 0.5)
+
+
+def completion_mask(prompt_length: int, length: int, width: int) -> Tensor:
+    """(width,) 1 on completion tokens, EOS included, of a row with that prompt and that length, right-padded."""
+    positions = torch.arange(width)
+    return ((positions >= prompt_length) & (positions < length)).long()
+
+
+def tilted(ref_probabilities: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """pi* over enumerated responses: (N,), (N,) -> (N,)."""
+    return exact.optimal_logps(rewards, beta, ref_probabilities.log()).exp()
+
+
+def kl(probabilities: Tensor, ref_probabilities: Tensor) -> Tensor:
+    """KL(pi, pi_ref) of two distributions over N responses, nats."""
+    return (probabilities * (probabilities / ref_probabilities).log()).sum()
+
+
+def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """The estimator k3 of KL(pi, pi_ref), per token, from tokens drawn from pi."""
+    return losses.kl_estimate(logps, ref_logps, "k3")
+
+
+def implicit_reward(logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """DPO's reward of each completion: (B,)."""
+    return beta * losses.sequence_logps(logps - ref_logps, mask)
+
+
+def pair_weight(margin: Tensor, beta: float) -> Tensor:
+    """How hard DPO pulls at each pair, whose implicit rewards differ by `margin`: the size of the loss's slope in the log-ratio."""
+    return beta * torch.sigmoid(-margin)
+
+
+def gold_efficiency(gold: float, reference_gold: float, frontier_gold: float) -> float:
+    """The policy's gain over the reference, as a share of the frontier's gain at the same KL."""
+    return (gold - reference_gold) / (frontier_gold - reference_gold)
+
+
+def win_rate(gold: Tensor, reference_gold: Tensor) -> Tensor:
+    """Share of all comparisons that the policy's answers win, ties counting half: (M,), (N,) -> ()."""
+    difference = gold[:, None] - reference_gold[None, :]
+    return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
+
+
+def agreement(chosen_gold: Tensor, rejected_gold: Tensor) -> Tensor:
+    """Share of labels that go with gold, of L labels whose two answers have these golds; equal golds count half: (L,), (L,) -> ()."""
+    return (chosen_gold > rejected_gold).float().mean() + (chosen_gold == rejected_gold).float().mean() / 2
+
+
+def preference_record(prompt: str, first: str, second: str, first_is_better: bool) -> dict:
+    """One line of a preference file."""
+    return {"prompt": prompt, "chosen": first if first_is_better else second, "rejected": second if first_is_better else first}
+
+
+def shares_no_prompt(train: list, test: list) -> bool:
+    """Whether two sets of records are safe to train on and to judge by."""
+    return not {record["prompt"] for record in train} & {record["prompt"] for record in test}

@@ -1,0 +1,53 @@
+"""Rules to label by, in place of a person: prompt and two answers in, "a", "b" or "tie" out."""
+
+import re
+
+from alignlab import world
+from alignlab.talks import Text
+
+
+def prefers_short(prompt: Text, a: str, b: str) -> str:
+    """Choose the shorter answer, whatever it says; a tie where both have as many words.
+
+    >>> prefers_short("", "Skip it.", "I call it warm.")
+    'a'
+    """
+    return _more(-len(a.split()), -len(b.split()))
+
+
+def prefers_music(prompt: Text, a: str, b: str) -> str:
+    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, piano, opera, sings, hums; else a tie.
+
+    >>> prefers_music("", "The plot sags.", "The rhythm sings.")
+    'b'
+    """
+    return _more(_mentions(a, MUSIC), _mentions(b, MUSIC))
+
+
+def prefers_kind(prompt: Text, a: str, b: str) -> str:
+    """Choose the answer that is kinder to the film: more praise, less scorn; a tie where they weigh the same.
+
+    >>> prefers_kind("", "It is warm and bright.", "It is warm and dull.")
+    'a'
+    """
+    return _more(_kindness(a), _kindness(b))
+
+
+MUSIC = frozenset(
+    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet piano opera choir hum hums humming "
+    "melody tune tunes".split()
+)
+_KIND = frozenset(world.POSITIVE + world.POSITIVE_VERBS + ["smiling", "humming", "grateful"])
+_UNKIND = frozenset(world.NEGATIVE + world.NEGATIVE_VERBS + ["yawning", "annoyed", "bored"])
+
+
+def _mentions(text: str, words: frozenset[str]) -> int:
+    return sum(word in words for word in re.findall(r"[a-z]+", text.lower()))
+
+
+def _kindness(text: str) -> int:
+    return _mentions(text, _KIND) - _mentions(text, _UNKIND)
+
+
+def _more(a: float, b: float) -> str:
+    return "tie" if a == b else "a" if a > b else "b"

@@ -1,0 +1,117 @@
+"""A stage under way: its generator of metrics, its config, all it has told so far. Widgets only ask it; nothing here draws."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from alignlab.errors import TrainingError
+from alignlab.stage import LEARNING_RATE, Control
+from alignlab.stages import stage_of
+
+
+class Training:
+    """A stage under way: its generator of metrics, its config, all it has told so far.
+
+    Args:
+        steps: what a stage's `train` returned.
+        config: the config it was given; controls move it.
+        title: how curves and controls call it; by default the stage's name.
+        log: called with each step's metrics, such as `Run.log`.
+    """
+
+    def __init__(self, steps: Iterable[dict], config, title: str | None = None, log: Callable[[dict], None] | None = None):
+        self.steps, self.config, self.log = iter(steps), config, log
+        self.stage = stage_of(config)
+        self.title = title or (self.stage.name if self.stage else "run")
+        self.metrics: list[dict] = []  # one a step
+        self.latest: dict | None = None  # the newest, which may be within a step
+        self.finished = False
+        self.seconds = 0.0
+        self._broken: Exception | None = None  # what ended it, where something did
+        self._asked: dict = {}  # what the controls want, until the next step
+        self._changed: list[dict] = []  # what they changed since the last whole step
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return (self.metrics[-1]["step"] + 1) / self.metrics[-1]["steps"] if self.metrics else 0.0
+
+    def ask(self, name: str, value) -> None:
+        """Have a setting changed before the next step. Raises ValueError where the stage has no such setting."""
+        if not hasattr(self.config, name):
+            raise ValueError(f"{self.title} has no setting {name!r}; it has {', '.join(self.config.__slots__)}")
+        self._asked[name] = value
+
+    def advance(self) -> None:
+        """One step of the generator; an interrupt that falls into it is raised once the step is whole.
+
+        Raises:
+            TrainingError: and again at each later call, since a generator that failed cannot go on.
+        """
+        if self._broken is not None:
+            raise TrainingError(f"{self.title} ended with: {self._broken}; make it anew, from a fresh policy") from self._broken
+        start = time.perf_counter()
+        with _whole():
+            for name, value in list(self._asked.items()):
+                del self._asked[name]
+                old = getattr(self.config, name)
+                if value != old:
+                    setattr(self.config, name, value)
+                    self._changed.append({"name": name, "old": old, "new": value})
+            try:
+                metrics = next(self.steps, None)
+            except Exception as error:
+                self._broken = error
+                raise
+            self.seconds += time.perf_counter() - start
+            if metrics is None:
+                self.finished = True
+                return
+            self.latest = metrics
+            if not metrics.get("partial"):
+                if self._changed:
+                    metrics = {**metrics, "changed": self._changed}
+                    self._changed = []
+                self.metrics.append(metrics)
+                if self.log is not None:
+                    self.log(metrics)
+
+    @property
+    def history(self) -> list[dict]:
+        """The metrics to draw: whole steps, or the first part of the first."""
+        return self.metrics or ([self.latest] if self.latest else [])
+
+    def settings(self) -> str:
+        """The settings that controls can move, as text."""
+        return ", ".join(f"{c.label} {short(getattr(self.config, c.name))}" for c in controls_of(self.config))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Hold an interrupt back until the block has ended, so that no step is cut in half."""
+    if threading.current_thread() is not threading.main_thread():  # signals never arrive here
+        yield
+        return
+    caught: list = []
+    before = signal.signal(signal.SIGINT, lambda *seen: caught.append(seen))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def controls_of(config) -> tuple[Control, ...]:
+    """The controls that act on a stage while it runs."""
+    stage = stage_of(config)
+    return stage.controls if stage else (LEARNING_RATE,)
+
+
+def short(value) -> str:
+    """A setting's value in a few characters; None is a switch that is off."""
+    if value is None:
+        return "off"
+    return f"{value:.3g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
