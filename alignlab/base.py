@@ -16,7 +16,7 @@ from typing import Self
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Adaptable:
         network.generation_config.pad_token_id, network.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
         self.network, self.tokenizer = network, tokenizer
-        self._adapters = None  # the PeftModel around the network, once there is an adapter
+        self._adapters: PeftModel | None = None  # around the network, once there is an adapter
         self._check_head()
         self._check_cache()
 
@@ -52,7 +52,7 @@ class Adaptable:
 
     @property
     def hidden_size(self) -> int:
-        return self.network.get_input_embeddings().weight.shape[1]
+        return self.network.get_input_embeddings().get_parameter("weight").shape[1]
 
     @property
     def max_length(self) -> int:
@@ -149,13 +149,19 @@ class Adaptable:
             self._adapters.unload()
             self._adapters = None
 
+    def _with_adapters(self) -> PeftModel:
+        """The network within its adapters, of which there must be one."""
+        if self._adapters is None:
+            raise ValueError("this base has no adapter; add one with add_adapter, or with policy(name)")
+        return self._adapters
+
     def _plain_copy(self) -> PreTrainedModel:
         """A copy of the network without any adapter."""
         return copy.deepcopy(self._adapters).unload() if self._adapters else copy.deepcopy(self.network)
 
     def merge(self, adapter: str) -> Self:
         """A new base with that adapter's change inside its weights; this object is used up."""
-        merged = self._adapters.merge_and_unload(adapter_names=[adapter])
+        merged = self._with_adapters().merge_and_unload(adapter_names=[adapter])
         return type(self)(merged, self.tokenizer)
 
     def save(self, folder: Path) -> None:
@@ -165,12 +171,13 @@ class Adaptable:
 
     def save_adapter(self, adapter: str, folder: Path, extra: dict[str, Tensor] | None = None, **config) -> None:
         """Write one adapter in PEFT's layout, at the top of `folder`, with the tokenizer; its base is the `sft` beside it."""
-        state = get_peft_model_state_dict(self._adapters, adapter_name=adapter) | (extra or {})
-        settings = copy.deepcopy(self._adapters.peft_config[adapter])
+        adapted = self._with_adapters()
+        state = get_peft_model_state_dict(adapted, adapter_name=adapter) | (extra or {})
+        settings = copy.deepcopy(adapted.peft_config[adapter])
         for key, value in (config | {"inference_mode": True, "base_model_name_or_path": str(folder.resolve().parent / "sft")}).items():
             setattr(settings, key, value)
         folder.mkdir(parents=True, exist_ok=True)
-        settings.save_pretrained(folder)
+        settings.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(folder)
         save_file({key: value.contiguous().cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
 
@@ -180,7 +187,7 @@ class Adaptable:
         if self._adapters is None or adapter not in self._adapters.peft_config:
             self.add_adapter(adapter, rank, seed=0)
         state = load_file(folder / "adapter_model.safetensors", device=str(self.device))
-        set_peft_model_state_dict(self._adapters, {k: v for k, v in state.items() if "lora_" in k}, adapter_name=adapter)
+        set_peft_model_state_dict(self._with_adapters(), {k: v for k, v in state.items() if "lora_" in k}, adapter_name=adapter)
         return state
 
     def _check_head(self) -> None:
@@ -239,7 +246,7 @@ def _hide_old_torchao() -> None:
     except ImportError:
         for name, module in list(sys.modules.items()):
             if name.startswith("peft") and hasattr(module, "is_torchao_available"):
-                module.is_torchao_available = lambda: False
+                vars(module)["is_torchao_available"] = lambda: False
         print("This torchao is too old for peft; alignlab does without it.")
 
 

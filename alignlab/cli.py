@@ -175,7 +175,7 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
 
     `changes` holds settings of single stages, {stage: {name: value or None}}.
     """
-    betas = {name: beta if own is None else own for name, own in zip(METHODS, (ppo_beta, dpo_beta), strict=True)}
+    own_betas = {"ppo": ppo_beta, "dpo": dpo_beta}
     from transformers.utils.logging import disable_progress_bar
 
     from alignlab.pipeline import Pipeline
@@ -186,19 +186,19 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     if out is not None:
         check_folder(out)
     recipe = choose(size, model, data, demonstrations, fast, source, tqdm.write)
-    recipe.set_seed(seed)
     name = [recipe.name, *(["fast"] if fast else [])]
-    for method, value in betas.items():
-        if value is not None:
-            recipe.stages[method].beta = value
-            name.append(f"{method}-beta{value:g}")
-        if complaint := stages()[method].check(recipe.stages[method]):
-            raise UserError(complaint)
-    for stage, values in (changes or {}).items():
-        for key, value in values.items():
+    for stage in dict.fromkeys((*recipe.methods, *(changes or {}))):
+        config, own = recipe.config(stage), own_betas.get(stage)
+        if hasattr(config, "beta") and (value := beta if own is None else own) is not None:
+            config.beta = value
+            name.append(f"{stage}-beta{value:g}")
+        for key, value in (changes or {}).get(stage, {}).items():
             if value is not None:
-                setattr(recipe.stages[stage], key, value)
+                setattr(config, key, value)
                 name.append(f"{stage}-{key}{value:g}")
+        if complaint := stages()[stage].check(config):
+            raise UserError(complaint)
+    recipe.set_seed(seed)
     folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
     opened = Run(folder, {**recipe.describe(), "seed": seed})
     with opened.held():

@@ -32,8 +32,8 @@ def encode(tokenizer, prompt: Text, completions: Sequence[str], max_length: int)
     room = max_length - max(map(len, answers))
     if room < 1:
         return None
-    prompt = prompt_ids(tokenizer, prompt, room)
-    return [Example(prompt, answer) for answer in answers]
+    asked = prompt_ids(tokenizer, prompt, room)
+    return [Example(asked, answer) for answer in answers]
 
 
 def encode_all(

@@ -14,6 +14,7 @@ from torch import Tensor
 from alignlab import exact
 from alignlab.data import Example, collate, encode_all
 from alignlab.encoding import prompt_ids
+from alignlab.errors import TrainingError
 from alignlab.losses import sequence_logps
 from alignlab.models import Policy, RewardModel
 from alignlab.rollout import Completions, Score, sample, score_completions
@@ -105,8 +106,15 @@ class Plane:
         return self.counts @ per_prompt / self.counts.sum(-1)
 
     def measure(self, values: Tensor) -> Measured:
-        """[mean, low, high] of (P,) or (P, M) values."""
-        return interval(self.mean(values))
+        """[mean, low, high] of (P,) or (P, M) values.
+
+        Raises:
+            TrainingError: some of the values are no numbers.
+        """
+        measured = interval(self.mean(values))
+        if measured is None:
+            raise TrainingError("gold, scores or KL of some answers are not finite; lower the learning rate, or check the gold reward")
+        return measured
 
     def gain_on(self, curve: exact.Frontier, kl: Tensor) -> Tensor:
         """Gold above the reference's on a curve at KLs (R + 1,); NaN beyond what the samples can show."""

@@ -163,8 +163,9 @@ def frontier(rewards: Tensor, values: Tensor | None = None, betas: Sequence[floa
     values = rewards if values is None else values.double()
     if betas is None:
         spread = (rewards - rewards.mean(-1, keepdim=True)).std().clamp(min=1e-6)
-        betas = spread * torch.logspace(2, -1.3, 120, dtype=torch.float64)
-    betas = torch.as_tensor(betas, dtype=torch.float64)
-    reward, kl, size = (torch.stack(column, -1) for column in zip(*(tilt(rewards, beta) for beta in betas), strict=True))
-    value = torch.stack([tilted_mean(values, rewards, beta) for beta in betas], -1)
-    return Frontier(betas, value, kl, size, reward, reward / betas - kl)
+        prices = spread * torch.logspace(2, -1.3, 120, dtype=torch.float64)
+    else:
+        prices = torch.as_tensor(betas, dtype=torch.float64)
+    reward, kl, size = (torch.stack(column, -1) for column in zip(*(tilt(rewards, beta) for beta in prices), strict=True))
+    value = torch.stack([tilted_mean(values, rewards, beta) for beta in prices], -1)
+    return Frontier(prices, value, kl, size, reward, reward / prices - kl)

@@ -61,8 +61,8 @@ class ValueHead(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.Sequential(nn.Linear(base.hidden_size, width), nn.GELU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        for weights in self.layers[-1].parameters():
+            nn.init.zeros_(weights)
         self.to(base.device)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,8 +42,8 @@ def read_model(source: str | Path, device: torch.device) -> tuple[PreTrainedMode
     network, tokenizer = _merged(folder) if adapter else _plain(source)
     native_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if native_bf16 and network.num_parameters() > FLOAT32_PARAMETERS:
-        network = network.to(torch.bfloat16)
-    return network.to(device), tokenizer
+        network = network.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers' decorator hides the parameters of `to`
+    return network.to(device), tokenizer  # type: ignore[arg-type]  # the same
 
 
 def _plain(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -102,7 +103,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
         raise UserError("the tokenizer has no EOS token; a policy could never learn to stop")
     if network is None:
         return
-    rows = network.get_input_embeddings().weight.shape[0]
+    rows = network.get_input_embeddings().get_parameter("weight").shape[0]
     cure = "call model.resize_token_embeddings(len(tokenizer)) and save the model again"
     for name in ("pad", "eos"):
         number = getattr(tokenizer, f"{name}_token_id")
@@ -119,8 +120,8 @@ def end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> lis
 
     An ordinary token is no end, whatever a config left at its default says.
     """
-    rows, special = network.get_input_embeddings().weight.shape[0], special_ids(tokenizer)
-    named = [*turn_ends(tokenizer)]
+    rows, special = network.get_input_embeddings().get_parameter("weight").shape[0], special_ids(tokenizer)
+    named: list[Any] = [*turn_ends(tokenizer)]
     for settings in (network.generation_config, network.config, network.config.get_text_config()):
         ids = getattr(settings, "eos_token_id", None)
         named += ids if isinstance(ids, list | tuple) else [ids]
@@ -213,12 +214,13 @@ def _check_floats(file: Path, config: PreTrainedConfig) -> None:
 def _network(source: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
     with _quiet():
         try:
-            network, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are named below
             )  # fmt: skip
         except Exception as error:  # whatever a broken file makes of itself in there
             raise UserError(f"{source}: no model there that transformers can load ({_reason(error)})") from error
+    network, info = loaded  # a pair, because of output_loading_info
     if info["missing_keys"]:
         raise UserError(f"{source}: weights are missing, and would be random: {_names(info['missing_keys'])}; fetch the model again")
     if info["mismatched_keys"]:

@@ -5,7 +5,7 @@ Each product is made when it is first asked for, and read from the run's folder 
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Pipeline:
 
         def make() -> None:
             for name, records in zip(names, self.recipe.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
-                self.run.write(name, lambda path, records=records: write_lines(path, records))
+                self.run.write(name, partial(write_lines, records=records))
 
         self._once(names, make)
         train, test = (read_preferences(self.run.folder / name) for name in names)
@@ -109,7 +109,7 @@ class Pipeline:
 
     def config(self, stage: str) -> Any:
         """The recipe's settings of a stage."""
-        return self.recipe.stages[stage]
+        return self.recipe.config(stage)
 
     def begin(self, stage: str, config=None, name: str | None = None, **options) -> tuple[Policy | RewardModel, Iterator[dict]]:
         """A fresh policy or reward model, and the generator of metrics that trains it; nothing of it is written.
@@ -169,7 +169,7 @@ class Pipeline:
             "reward_model": evaluate.judge_reward_model(margins, self.recipe.certainty(self.pairs[1])),
             "samples": [
                 {"prompt": prompt, **{name: _shown(answers, i) for name, answers in with_reference.items()},
-                 "best_of_16": _shown(plane.reference, i, plane.reference.scores[i, :16].argmax().item())}
+                 "best_of_16": _shown(plane.reference, i, int(plane.reference.scores[i, :16].argmax()))}
                 for i, prompt in enumerate(self.recipe.judge_prompts[:8])
             ],
             "alarms": [alarm for name, answers in trained.items() if (alarm := plane.alarm(name, answers))],

@@ -19,7 +19,7 @@ def probe(base) -> None:
         UserError: the template or tokenizer gives different prompts the same ids, peft cannot adapt the network, or what it computes
             while sampling (padded on the left, from a cache) is not what it computes while scoring (padded on the right, in one pass).
     """
-    _check_text(base.tokenizer, base.network.get_input_embeddings().weight.shape[0])
+    _check_text(base.tokenizer, base.network.get_input_embeddings().get_parameter("weight").shape[0])
     name, chance = type(base.network).__name__, torch.Generator().manual_seed(0)
     for parameter in base.policy("probe", rank=4).parameters():
         parameter.add_(0.05 * torch.randn(parameter.shape, generator=chance).to(parameter))
@@ -64,7 +64,7 @@ def _check_text(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
             "model.resize_token_embeddings(len(tokenizer)) and save the model again"
         )
     ordinary = (i for i in range(len(tokenizer)) if i not in special_ids(tokenizer))
-    words = (tokenizer.decode([i]).strip() for i in ordinary)
+    words = (str(tokenizer.decode([i])).strip() for i in ordinary)
     plain = ((word, tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words if word.isalpha())
     texts = list(islice((word for word, ids in plain if tokenizer.unk_token_id not in ids), 2))
     if len(texts) == 2 and prompt_ids(tokenizer, texts[0]) == prompt_ids(tokenizer, texts[1]):

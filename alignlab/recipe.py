@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alignlab.models import Base
 from alignlab.rollout import Score
+from alignlab.stages import stages
 from alignlab.talks import Text
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -44,6 +45,12 @@ class Recipe:
     def sampling(self) -> Any:
         """The rules of sampling that serve every policy and every curve: `max_new_tokens`, `temperature`, `missing_eos_score`."""
         return next(config for config in self.stages.values() if hasattr(config, "max_new_tokens"))
+
+    def config(self, stage: str) -> Any:
+        """The settings of a stage; its Config's own where the recipe says nothing."""
+        if stage not in self.stages:
+            self.stages[stage] = stages()[stage].config()
+        return self.stages[stage]
 
     def set_seed(self, seed: int) -> None:
         """One seed for every stage."""

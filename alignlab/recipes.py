@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from alignlab import dpo, ppo, reward, sft, world
 from alignlab import smol as weights
 from alignlab.base import best_device
-from alignlab.encoding import prompt_text
+from alignlab.encoding import last_message, prompt_text
 from alignlab.errors import UserError
 from alignlab.fit import fitted
 from alignlab.loading import read_config, read_tokenizer
@@ -35,8 +36,8 @@ def tiny(fast: bool = False) -> Recipe:
         name="tiny", model="data/base", judge="gold", gold=world_gold,
         load=lambda: load(folder / "base"),
         demonstrations=lambda base, seed, watch: read_demonstrations(folder / "demonstrations.jsonl"),
-        pairs=lambda reference, seed, watch: tuple(
-            read_preferences(folder / name) for name in ("preferences.jsonl", "preferences_test.jsonl")
+        pairs=lambda reference, seed, watch: (
+            read_preferences(folder / "preferences.jsonl"), read_preferences(folder / "preferences_test.jsonl")
         ),
         certainty=_certainty,
         prompts=read_prompts(folder / "prompts.jsonl"), judge_prompts=read_prompts(folder / "prompts_test.jsonl")[:32],
@@ -63,7 +64,7 @@ def lesson(fast: bool = False) -> Recipe:
 def world_gold(completions: Completions) -> Tensor:
     """The gold reward of the review world for each completion: (B,)."""
     rows = zip(completions.prompts, completions.texts, completions.stopped.tolist(), strict=True)
-    return torch.tensor([world.gold_reward(prompt, text, stopped) for prompt, text, stopped in rows])
+    return torch.tensor([world.gold_reward(last_message(prompt), text, stopped) for prompt, text, stopped in rows])
 
 
 # ---------------------------------------------------------------------------------------------- smol
@@ -73,7 +74,7 @@ def smol(fast: bool = False, model: str | None = None) -> Recipe:
     """SmolLM2-135M-Instruct on one-sentence film reviews; VADER, guarded, is the gold reward."""
     folder = data_folder()
     prompts, judge_prompts = read_prompts(folder / "prompts_smol.jsonl"), read_prompts(folder / "prompts_smol_test.jsonl")
-    rules = {"max_new_tokens": 40, "temperature": 0.7}
+    rules: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.7}
     rows, micro = (128, 16) if best_device().type == "cuda" else (32, 4)  # held at once: a GPU has room, a CPU is busy with few
     each = {"batch_size": 16, "micro_batch_size": micro, "max_length": 160, "epochs": 1}
     recipe = Recipe(

@@ -177,10 +177,10 @@ def read(
         except RecursionError:
             faults.append((place, "nested too deeply; write plain strings or a flat list of messages"))
     if len(faults) == 1:
-        place, fault = faults[0]
-        raise UserError(f"{source}, {place}: {fault}")
+        place, words = faults[0]
+        raise UserError(f"{source}, {place}: {words}")
     if faults:
-        shown = "; ".join(f"{place}: {fault}" for place, fault in faults[:SHOWN])
+        shown = "; ".join(f"{place}: {words}" for place, words in faults[:SHOWN])
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UserError(f"{source}: {len(faults)} of {seen} rows are malformed: {shown}{more}")
     if not seen:

@@ -26,7 +26,7 @@ ABOUT = re.compile(r"(^|/)(config|state|dataset_infos?|dataset_dict)\.json$", re
 SPLITS = r"(?:train|training|test|testing|validation|valid|val|dev|eval|evaluation|holdout)(?:set)?\d*"
 SHARD = re.compile(r"(?:^|[-_. ]+)(?:(?:part|shard|chunk)[-_. ]*)?\d+(?:-of-\d+)?(?:-[0-9a-f]{8,})?$")
 SHARD_OF = re.compile(r"[-_.]\d+-of-(\d+)(?:-[0-9a-f]{8,})?$")
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel sheet; unpack it, or save it as CSV",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it",
@@ -132,17 +132,19 @@ def _decoded(row: dict) -> dict | Malformed:
 
 def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | Malformed]]:
     """Rows of the data files in a folder that belong to the split; those in different formats would hold the same rows twice."""
-    name, files, formats = _shown(folder), _names(folder), {}
+    name, files = _shown(folder), _names(folder)
     if {"dataset_info.json", "dataset_dict.json"} & set(files):
         yield from _set_rows(folder, split, None, saved=True)
         return
     data = _of_split(name, [file for file in files if ENDING.search(file) and not ABOUT.search(file)], split)
     if not data:
         raise UserError(f"{name}: no data files there; give a folder with JSON Lines, CSV or Parquet files")
+    formats: dict[str, tuple[str, list[str]]] = {}
     for file in data:
-        stem, ending = ENDING.sub("", file).lower(), ENDING.search(file)[0].lower()
-        other, form = formats.setdefault(SHARD_OF.sub("", stem), (file, [ending, *SHARD_OF.findall(stem)]))
-        if form != [ending, *SHARD_OF.findall(stem)]:
+        stem = ENDING.sub("", file)
+        form = [file[len(stem) :].lower(), *SHARD_OF.findall(stem.lower())]
+        other, known = formats.setdefault(SHARD_OF.sub("", stem.lower()), (file, form))
+        if form != known:
             raise UserError(f"{name}: {_shown(other)} and {_shown(file)} look like the same rows twice; remove one of them")
     for file in data:
         for place, row in _file_rows(folder / file):
@@ -151,7 +153,8 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | 
 
 def _names(folder: Path) -> list[str]:
     """All files in a folder, relative to it, but for hidden ones and what systems leave there. Links to folders are not followed."""
-    names, errors = [], []
+    names: list[str] = []
+    errors: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         names += [Path(place, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
@@ -280,7 +283,7 @@ def _table_rows(name: str, text: str, delimiter: str) -> Iterator[tuple[str, dic
     if re.match(r"\s*[\[{]\s*(?:[\"\[\]{}]|$)", text):
         yield from _json_rows(io.StringIO(text, newline=""))
         return
-    header = re.match(r"[^\r\n]*", text.lstrip("\r\n"))[0]
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     if said := re.fullmatch(r"sep=([^\"\s]|\t)", header, re.I):
         delimiter = said[1]
     elif delimiter not in header:
@@ -296,10 +299,11 @@ def _table_rows(name: str, text: str, delimiter: str) -> Iterator[tuple[str, dic
         yield f"line {line}", Malformed(fault) if more else {columns[position]: cells[position] for position in kept}
 
 
-def _records(name: str, text: str, delimiter: str, quoting: int = csv.QUOTE_MINIMAL) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of each record, without blank lines and Excel's `sep=;`."""
+def _records(name: str, text: str, delimiter: str, quoted: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """(first line, cells) of each record, without blank lines and Excel's `sep=;`; unless `quoted`, quotes are ordinary characters."""
     csv.field_size_limit(2**31 - 1)
-    reader, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True), 1
+    file, line = io.StringIO(text, newline=""), 1
+    reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True)
     try:
         for cells in reader:
             if (len(cells) > 1 or "".join(cells).strip()) and [cell.lower() for cell in cells] != ["sep=", ""]:
@@ -312,9 +316,10 @@ def _records(name: str, text: str, delimiter: str, quoting: int = csv.QUOTE_MINI
 def _tab_records(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """Records of a TSV file, where quotes are those of a spreadsheet or, as databases write, ordinary characters: whichever gives all
     records as many cells, and more records if both do, but for a single column, where that proves nothing."""
-    readings = []
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+    readings: list[list[tuple[int, list[str]]]] = []
+    for quoted in (True, False):
         with contextlib.suppress(UserError):
-            readings.append(list(_records(name, text, "\t", quoting)))
+            readings.append(list(_records(name, text, "\t", quoted)))
     even = [records for records in readings if len({len(cells) for _, cells in records}) == 1]
-    return iter(max(even, key=lambda records: len(records) if len(records[0][1]) > 1 else 0, default=readings[0]))
+    best = max(even, key=lambda records: len(records) if len(records[0][1]) > 1 else 0, default=readings[0])
+    return iter(best)

@@ -12,15 +12,32 @@ from alignlab.talks import Text
 class Given(Protocol):
     """What a stage can start from; the pipeline makes each part when it is first asked for."""
 
-    base: Base  # before SFT
-    reference: Base  # the SFT model
-    demonstrations: list[dict]
-    pairs: tuple[list[dict], list[dict]]  # training and test
-    prompts: list[Text]
-    score: Score  # the reward model's, centred
-    gold: Score | None  # the known reward, for reports only
-    rank: int  # of new adapters
-    seed: int
+    @property
+    def base(self) -> Base: ...  # before SFT
+
+    @property
+    def reference(self) -> Base: ...  # the SFT model
+
+    @property
+    def demonstrations(self) -> list[dict]: ...
+
+    @property
+    def pairs(self) -> tuple[list[dict], list[dict]]: ...  # training and test
+
+    @property
+    def prompts(self) -> list[Text]: ...
+
+    @property
+    def score(self) -> Score: ...  # the reward model's, centred
+
+    @property
+    def gold(self) -> Score | None: ...  # the known reward, for reports only
+
+    @property
+    def rank(self) -> int: ...  # of new adapters
+
+    @property
+    def seed(self) -> int: ...
 
 
 class Panel(NamedTuple):

@@ -15,6 +15,7 @@ AS_TEXT = re.compile(r"""\[\s*\{\s*["'](role|content|from|value)["']\s*:""")  # 
 
 EMPTY_ANSWER, EQUAL_ANSWERS = "an empty answer", "chosen equal to rejected"
 NO_ANSWER = "a conversation that does not end with the assistant's turn"
+NOTHING_COMMON = f"no `prompt`, and chosen and rejected share no beginning up to {ASSISTANT.strip()!r}; add a `prompt`"
 NOT_COMMON = "the prompt is not what chosen and rejected have in common; drop the prompt, or correct it"
 
 
@@ -172,16 +173,20 @@ def completion(answer: Text, name: str, prompt: Text) -> str:
     if isinstance(answer, str) and is_talk(answer):
         talk = transcript_messages(answer)
         answer = rest if len(rest := _after_prompt(talk, prompt)) < len(talk) else answer
-    if isinstance(answer, list):
-        if len(answer) > 1 and answer[-1]["role"] != "assistant":
-            raise Unteachable(NO_ANSWER)
-        answer = _after_prompt(answer, prompt)
-        if len(answer) != 1 or answer[0]["role"] != "assistant":
-            raise Malformed(f"{name} must be one assistant message after the prompt")
-        answer = answer[0]["content"]
-    if not answer.strip():
+    text = answer if isinstance(answer, str) else _last_answer(answer, name, prompt)
+    if not text.strip():
         raise Unteachable(EMPTY_ANSWER)
-    return answer
+    return text
+
+
+def _last_answer(talk: list[dict], name: str, prompt: Text) -> str:
+    """The text of the one message after the prompt."""
+    if len(talk) > 1 and talk[-1]["role"] != "assistant":
+        raise Unteachable(NO_ANSWER)
+    rest = _after_prompt(talk, prompt)
+    if len(rest) != 1 or rest[0]["role"] != "assistant":
+        raise Malformed(f"{name} must be one assistant message after the prompt")
+    return rest[0]["content"]
 
 
 def _after_prompt(talk: list[dict], prompt: Text) -> list[dict]:
@@ -204,13 +209,19 @@ def part(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _part_talks(chosen, rejected)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        for turn in reversed(list(re.finditer(re.escape(ASSISTANT), chosen))):
-            end = turn.end()
-            if rejected[:end] == chosen[:end]:
-                if any(text.rfind(HUMAN) > text.rfind(ASSISTANT) for text in (chosen, rejected)):
-                    raise Unteachable(NO_ANSWER)
-                return chosen[:end], chosen[end:].lstrip(" "), rejected[end:].lstrip(" ")
-    raise Malformed(f"no `prompt`, and chosen and rejected share no beginning up to {ASSISTANT.strip()!r}; add a `prompt`")
+        return _part_transcripts(chosen, rejected)
+    raise Malformed(NOTHING_COMMON)
+
+
+def _part_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """The same of transcripts."""
+    for turn in reversed(list(re.finditer(re.escape(ASSISTANT), chosen))):
+        end = turn.end()
+        if rejected[:end] == chosen[:end]:
+            if any(text.rfind(HUMAN) > text.rfind(ASSISTANT) for text in (chosen, rejected)):
+                raise Unteachable(NO_ANSWER)
+            return chosen[:end], chosen[end:].lstrip(" "), rejected[end:].lstrip(" ")
+    raise Malformed(NOTHING_COMMON)
 
 
 def _part_talks(chosen: list[dict], rejected: list[dict]) -> tuple[Text, Text, Text]:
@@ -229,10 +240,9 @@ def _part_talks(chosen: list[dict], rejected: list[dict]) -> tuple[Text, Text, T
         raise Malformed("chosen and rejected share no beginning; add a `prompt` field")
     if len(chosen) == len(rejected) == common + 1:
         return prompt, chosen[common:], rejected[common:]
-    texts = [_write(prompt), *(_write(talk[common:]) for talk in (chosen, rejected))]
-    if any(text is None for text in texts):
+    start, first, second = _write(prompt), _write(chosen[common:]), _write(rejected[common:])
+    if start is None or first is None or second is None:
         raise Malformed("chosen and rejected part before their last turn, and have other roles than user and assistant; cut them there")
-    start, first, second = texts
     return start + ASSISTANT, first.removeprefix(ASSISTANT).lstrip(" "), second.removeprefix(ASSISTANT).lstrip(" ")
 
 
@@ -244,7 +254,7 @@ def beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Tex
     """Prompt and answers where a prompt stands beside them, which may be whole conversations or transcripts that repeat it."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         return _beside_strings(prompt, chosen, rejected)
-    if not (is_talk(chosen) and is_talk(rejected)):
+    if isinstance(chosen, str) or isinstance(rejected, str) or not (is_talk(chosen) and is_talk(rejected)):
         return prompt, chosen, rejected
     if isinstance(prompt, list):
         if all(len(_after_prompt(talk, prompt)) == 1 for talk in (chosen, rejected)):
@@ -263,15 +273,17 @@ def beside_prompt(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Tex
 def _beside_strings(prompt: Text, chosen: str, rejected: str) -> tuple[Text, Text, Text]:
     answers = (chosen, rejected)
     if isinstance(prompt, str) and prompt.endswith(ASSISTANT) and all(answer.startswith(prompt) for answer in answers):
-        return prompt, *(answer.removeprefix(prompt).lstrip(" ") for answer in answers)
+        first, second = (answer.removeprefix(prompt).lstrip(" ") for answer in answers)
+        return prompt, first, second
     if all(map(is_talk, answers)):
-        start, first, second = part(chosen, rejected)
+        start, first, second = _part_transcripts(chosen, rejected)
         if not start.removesuffix(ASSISTANT).strip().endswith(_last_words(prompt)):
             raise Malformed(NOT_COMMON)
         return start, first, second
-    if is_transcript(prompt) and all(answer.lstrip().startswith(ASSISTANT.strip()) for answer in answers):  # the last turn, marker and all
-        start = prompt.rstrip().removesuffix(ASSISTANT) + ASSISTANT
-        return start, *(answer.lstrip().removeprefix(ASSISTANT.strip()).lstrip(" ") for answer in answers)
+    marked = all(answer.lstrip().startswith(ASSISTANT.strip()) for answer in answers)  # the last turn, marker and all
+    if isinstance(prompt, str) and is_transcript(prompt) and marked:
+        first, second = (answer.lstrip().removeprefix(ASSISTANT.strip()).lstrip(" ") for answer in answers)
+        return prompt.rstrip().removesuffix(ASSISTANT) + ASSISTANT, first, second
     return prompt, chosen, rejected
 
 

@@ -50,16 +50,17 @@ VAGUE = (
 )  # fmt: skip
 ADVERBS = "very rather quite deeply truly almost oddly never".split()
 
-_SLOTS = {
+ADVICE = {
+    +1: ["See it twice.", "Bring a friend.", "It stays with you.", "Do not miss it."],
+    -1: ["Skip it.", "Stay at home.", "Take a nap instead.", "Save your money."],
+    0: ["It is what it is.", "You may see it or not.", "That is all.", "It ends when it ends."],
+}
+_SLOTS: dict[str, Sequence[str] | dict[int, list[str]]] = {  # what may stand there; by mood, where it tells one
     "tone": TONES, "genre": GENRES, "topic": TOPICS, "craft": CRAFTS, "detail": DETAILS, "vague": VAGUE, "adverb": ADVERBS,
     "adj": {+1: POSITIVE, -1: NEGATIVE, 0: NEUTRAL},
     "verb": {+1: POSITIVE_VERBS, -1: NEGATIVE_VERBS, 0: NEUTRAL_VERBS},
     "leave": {+1: ["smiling", "humming", "grateful"], -1: ["yawning", "annoyed", "bored"], 0: ["at ten", "by bus", "on time"]},
-    "advice": {
-        +1: ["See it twice.", "Bring a friend.", "It stays with you.", "Do not miss it."],
-        -1: ["Skip it.", "Stay at home.", "Take a nap instead.", "Save your money."],
-        0: ["It is what it is.", "You may see it or not.", "That is all.", "It ends when it ends."],
-    },
+    "advice": ADVICE,
 }  # fmt: skip
 
 OPENERS = (
@@ -213,7 +214,7 @@ def is_sentence(sentence: str) -> bool:
 
 _GOOD = frozenset(POSITIVE + POSITIVE_VERBS + ["smiling", "humming", "grateful"])
 _BAD = frozenset(NEGATIVE + NEGATIVE_VERBS + ["yawning", "annoyed", "bored"])
-_GOOD_ADVICE, _BAD_ADVICE = frozenset(_SLOTS["advice"][+1]), frozenset(_SLOTS["advice"][-1])
+_GOOD_ADVICE, _BAD_ADVICE = frozenset(ADVICE[+1]), frozenset(ADVICE[-1])
 _CONCRETE = frozenset(detail.split()[-1] for detail in DETAILS)
 _FUNCTION = frozenset(
     "the a an and it is was of in on at to i we us there then this that with one as about here by or has not do you "

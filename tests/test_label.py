@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 from random import Random
 
@@ -12,6 +13,7 @@ from hostile import HOSTILE
 from alignlab import dpo, recipes, reward
 from alignlab.errors import UserError
 from alignlab.lab import label, live, rules, taste
+from alignlab.lab.screen import KEYS
 from alignlab.models import load
 from alignlab.records import data_folder, read_preferences, write_lines
 
@@ -65,7 +67,7 @@ def test_a_new_desk_on_the_file_stands_where_the_old_one_stood(path):
     for _ in range(120):
         acts = [desk.undo] * bool(desk.labels)
         if not desk.done:
-            acts += [lambda: desk.choose("a"), lambda: desk.choose("b"), desk.tie, desk.skip]
+            acts += [partial(desk.choose, "a"), partial(desk.choose, "b"), desk.tie, desk.skip]
         rng.choice(acts)()
         again = label.Desk(pairs, path, repeats=0.5)
         assert view(again) == view(desk)
@@ -309,7 +311,7 @@ def test_the_screen_follows_the_desk_and_stops_at_the_end(path):
     desk = label.Desk(made(2), path, rule=rules.prefers_short, repeats=0)
     box, screen = desk.widget(), desk._screen
     assert desk.widget() is box
-    assert "shorter" in desk.task and label.KEYS in box.children[0].value
+    assert "shorter" in desk.task and KEYS in box.children[0].value
     desk.choose("a")
     assert screen.bar.value == 1 and screen.bar.max == 2 and "1 of 2" in screen.status.value and "prompt 1" in screen.pair.value
     desk.choose("a")

@@ -348,6 +348,7 @@ def test_what_datasets_saved_is_read(tmp_path):
         ("rows.json", b'{\n "prompt": "a"\n}\n', "one JSON object over several lines"),
         ("rows.csv", b"prompt,chosen,rejected\na,b,c,d\n", "cells too many"),
     ],
+    ids=["zip", "zst", "gz", "parquet", "json", "csv"],
 )
 def test_a_file_that_cannot_be_read_is_named_by_its_kind(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)

@@ -232,6 +232,7 @@ def test_tables_that_cannot_be_told_apart_are_refused(tmp_path, name, text, said
         ("a.jsonl.bz2", bz2.compress(LINES.encode())[:-20], "compressed file is damaged"),
         ("a.jsonl.bz2", b"BZh9" + bytes(20), "compressed file is damaged"),
     ],
+    ids=range(13),  # of their own, since a compressed text holds the time
 )
 def test_bytes_that_are_no_text_are_told_by_their_kind(tmp_path, name, content, said):
     assert said in refused(put(tmp_path / name, content))

@@ -1,6 +1,7 @@
 """The four stages and the judge: how each starts, what it touches, when it stops, and that one seed is one run."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,9 @@ from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
 from alignlab.optim import clip_gradients, micro_batches, minibatches, set_learning_rate, warm_then_decay
+from alignlab.recipes import tiny
+from alignlab.stage import Control, Panel
+from alignlab.stages import stage_of, stages
 
 near = {"rtol": 0, "atol": 1e-5}
 STAGES = ["sft", "reward", "dpo", "ppo"]
@@ -803,3 +807,38 @@ def test_margins_by_hand_give_accuracy_ceiling_skill_and_calibration():
     assert judged["pairs"] == 4 and judged["accuracy"][0] == pytest.approx(2.5 / 4)  # a tie is half right
     assert judged["bayes_accuracy"][0] == pytest.approx(0.75) and judged["skill"][0] == pytest.approx(0.5)
     assert sum(part["pairs"] for part in judged["calibration"]) == 8  # each pair in both orders
+
+
+# ---------------------------------------------------------------------------------------------- what a stage says about itself
+
+
+@each_stage
+def test_a_stage_says_a_word_on_each_metric_that_it_reports(stage):
+    _, steps = run_of(stage, build("llama"))
+    reported = set().union(*steps)
+    assert reported - {"stage", "step", "steps", "partial"} <= set(stages()[stage].metrics)
+
+
+@each_stage
+def test_a_config_belongs_to_its_stage_and_its_controls_move_what_it_has(stage):
+    told = stages()[stage]
+    assert stage_of(told.config()) is told
+    assert all(control.low < control.high and hasattr(told.config(), control.name) for control in told.controls)
+    assert told.check(told.config()) is None
+
+
+@pytest.mark.parametrize(("stage", "beta"), [("ppo", -0.1), ("ppo", math.inf), ("dpo", 0.0), ("dpo", math.nan)])
+def test_a_stage_says_what_is_wrong_with_a_beta(stage, beta):
+    assert "beta must be >" in stages()[stage].check(stages()[stage].config(beta=beta))
+
+
+def test_a_panel_of_an_unknown_metric_and_a_control_of_an_unknown_setting_are_refused():
+    told = stages()["dpo"]
+    with pytest.raises(ValueError, match="stage dpo: no metric or setting called hope, patience"):
+        replace(told, panels=(Panel("Hope", (("hope", "hope"),)),), controls=(Control("patience", "patience", 0, 1),))
+
+
+def test_a_recipe_that_says_nothing_of_a_stage_gives_it_its_own_settings():
+    recipe = tiny()
+    del recipe.stages["dpo"]
+    assert recipe.config("dpo") == dpo.Config() and recipe.config("dpo") is recipe.config("dpo")

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from alignlab.lab.training import short
 from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, PURPLE, VERMILION, as_it_stands, plain_axes, png, smooth
@@ -26,7 +29,14 @@ class Dashboard:
     """Curves of one training, or of two over each other."""
 
     def __init__(self, names: Sequence[str]):
-        self.names, self.figure, self.known, self.cost, self.drawn = names, None, None, 0.0, -1e9
+        self.names, self.cost, self.drawn = names, 0.0, -1e9
+        self.figure: Figure | None = None
+        self.known: list[list[str]] = []  # what can be compared, of each training
+        self.axes: list[Axes] = []
+        self.lines: list[tuple[tuple[Line2D, Line2D], Axes, int, str]] = []  # a curve (faint and smooth), where, of which training, of what
+        self.plane: tuple[Axes, list[Line2D]] | None = None  # of two trainings
+        self.band: PolyCollection | None = None
+        self.marked: set[tuple[int, int, str]] = set()
 
     def due(self) -> bool:
         """Whether to draw again: never more than twice a second, and at most a tenth of the time."""
@@ -36,7 +46,7 @@ class Dashboard:
         """PNG of the metrics so far, one list of dicts a training."""
         start = time.perf_counter()
         if self.figure is None or (len(histories) > 1 and self.known != _known(histories)):
-            self._lay_out(histories)
+            self.figure = self._lay_out(histories)
         self._fill(histories)
         picture = png(self.figure, dpi=80)
         self.drawn = time.perf_counter()
@@ -55,15 +65,16 @@ class Dashboard:
 
     # ------------------------------------------------------------------------------------------ drawing
 
-    def _lay_out(self, histories: Sequence[Sequence[dict]]) -> None:
+    def _lay_out(self, histories: Sequence[Sequence[dict]]) -> Figure:
         two, share, self.known = len(histories) > 1, self._as_share(histories), _known(histories)
         panels = self._compared() if two else stages()[histories[0][0]["stage"]].panels
         rows = -(-(len(panels) + two) // 3)
         height = 2.7 * rows
-        self.figure = Figure(figsize=(12, height))
-        self.figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.52 / height, bottom=0.48 / height, wspace=0.3, hspace=0.56)
-        grid = list(self.figure.subplots(rows, 3, squeeze=False).flat)
+        figure = Figure(figsize=(12, height))
+        figure.subplots_adjust(left=0.05, right=0.96, top=1 - 0.52 / height, bottom=0.48 / height, wspace=0.3, hspace=0.56)
+        grid = list(figure.subplots(rows, 3, squeeze=False).flat)
         self.lines, self.marked, self.band = [], set(), None
+        self.plane = self._lay_out_plane(grid[len(panels)]) if two else None
         for axes, panel in zip(grid, panels, strict=False):
             axes.set_title(panel.title, fontsize=10, loc="left", color=INK, pad=17)  # the legend stands below it, off the curves
             plain_axes(axes)
@@ -84,18 +95,18 @@ class Dashboard:
                 handles = [line for (_, line), where, *_ in self.lines if any(where is side for side, _ in sides)]
                 place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99), "borderaxespad": 0, "columnspacing": 1.4}
                 axes.legend(handles=handles, fontsize=8, frameon=False, ncols=2, handlelength=2.4, **place)
-        self.plane = None
-        if two:
-            axes = grid[len(panels)]
-            axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK, pad=17)
-            plain_axes(axes)
-            paths = [axes.plot([], [], color=PAIR[run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
-            self.plane = axes, [path[0] for path in paths]
         for axes in grid[: len(panels)]:
             axes.set_xlabel("share of the training" if share else "step", fontsize=8, color=INK, labelpad=1)
         for axes in grid[len(panels) + two :]:
             axes.remove()
         self.axes = grid[: len(panels)]
+        return figure
+
+    def _lay_out_plane(self, axes: Axes) -> tuple[Axes, list[Line2D]]:
+        axes.set_title("Gold against KL, nats: the path of each", fontsize=10, loc="left", color=INK, pad=17)
+        plain_axes(axes)
+        paths = [axes.plot([], [], color=PAIR[run], ls=DASHES[run], marker="os"[run], ms=4) for run in (0, 1)]
+        return axes, [path[0] for path in paths]
 
     def _as_share(self, histories: Sequence[Sequence[dict]]) -> bool:
         """Whether the trainings have unequal steps, so that only the share that is done can be compared."""
@@ -105,7 +116,7 @@ class Dashboard:
         keys = [key for key in COMPARED if any(key in known for known in self.known)]
         return [Panel(COMPARED[key], ((key, key),)) for key in keys[:5]]
 
-    def _curve(self, axes, colour, dash, label):
+    def _curve(self, axes: Axes, colour: str, dash, label: str) -> tuple[Line2D, Line2D]:
         (faint,) = axes.plot([], [], color=colour, lw=1, ls=dash, alpha=0.25)
         (line,) = axes.plot([], [], color=colour, lw=1.9, ls=dash, label=label)
         return faint, line

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ipywidgets as widgets
 import torch
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alignlab import exact, losses
-from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, VERMILION, as_it_stands, plain_axes, png
+from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, VERMILION, as_it_stands, beside, plain_axes, png
 from alignlab.world import BLANKS, Annotator, blank_reward
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
@@ -111,7 +111,7 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y, color=INK)
 
 
-def _legend(axes: Axes, place: str, columns: int = 1) -> None:
+def _legend(axes: Axes, place: Literal["best", "upper left", "upper right", "lower right"], columns: int = 1) -> None:
     axes.legend(loc=place, ncols=columns, fontsize=9, labelcolor=INK, edgecolor="none", framealpha=0.9)
 
 
@@ -313,7 +313,7 @@ def clipped_objective_numbers(clip_epsilon: float, ratio: float, size: float) ->
         raise ValueError(f"the ratio of two probabilities must be > 0, got {ratio}")
     ratios = torch.linspace(0.02, 2.5, 497, dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64)
-    numbers = {"ratios": ratios.tolist()}
+    numbers: dict[str, Any] = {"ratios": ratios.tolist()}
     for name, advantage in (("good", size), ("bad", -size)):
 
         def objective(log_ratio: Tensor, advantage: float = advantage) -> Tensor:
@@ -501,7 +501,7 @@ def kl_estimators_numbers(distance: float, samples: int, seed: int) -> dict:
     logits = ref_logits + distance * torch.tensor(_DIRECTION)
     logps, ref_logps = logits.log_softmax(-1), ref_logits.log_softmax(-1)
     drawn = torch.multinomial(logps.exp(), samples, replacement=True, generator=torch.Generator().manual_seed(seed))
-    numbers = {
+    numbers: dict[str, Any] = {
         "policy": logps.exp().tolist(),
         "reference": ref_logps.exp().tolist(),
         "truth": losses.exact_kl(logits, ref_logits).item(),
@@ -531,8 +531,7 @@ def kl_estimators_figure(distance: float, samples: int, seed: int) -> Figure:
         part = numbers[kind]
         right.errorbar(place, part["mean"], 2 * part["se"], color=colour, marker=marker, ms=9, capsize=6, lw=2)
         right.plot([place - 0.25, place + 0.25], [part["expected"]] * 2, color=colour, lw=2.4, ls=":", zorder=5)
-        style = {"fontsize": 9, "color": colour, "va": "center"}
-        right.annotate(f"{part['mean']:.3f}", (place, part["mean"]), (10, 9), textcoords="offset points", **style)
+        beside(right, f"{part['mean']:.3f}", (place, part["mean"]), (10, 9), fontsize=9, color=colour, va="center")
     right.plot([], [], color=INK, ls=":", lw=2, label="what its mean tends to")
     right.errorbar([], [], [], color=INK, capsize=4, marker="o", ls="none", label="mean ± 2 standard errors")
     right.set_xticks(range(3), KINDS)
@@ -649,8 +648,8 @@ def tilted_optimum_figure(beta: float, fillings: Sequence[tuple[str, str]] | Non
     right.plot([0], [numbers["start"]], color=COLOURS["sft"], marker="s", ms=9, ls="none", label="reference")
     reach = min(0.35, 0.35 / beta)  # nats to either side, so that a steep tangent stays short
     x = [max(numbers["kl"] - reach, 0), numbers["kl"] + reach]
-    y = [numbers["reward"] + beta * (each - numbers["kl"]) for each in x]
-    right.plot(x, y, color=VERMILION, ls="--", lw=2, label="slope = beta")
+    tangent = [numbers["reward"] + beta * (each - numbers["kl"]) for each in x]
+    right.plot(x, tangent, color=VERMILION, ls="--", lw=2, label="slope = beta")
     _here(right, numbers["kl"], numbers["reward"])
     _label(right, "What each nat buys", "KL(optimum, reference), nats", "expected reward")
     _legend(right, "lower right")
@@ -683,6 +682,6 @@ def tilted_optimum(fillings: Sequence[tuple[str, str]] | None = None, ref_logps:
 
     Without arguments a reference made up here; with both, a model's: `world.blank_fillings()` and its `evaluate.filling_logps(...)`.
     """
-    of_these = {"fillings": fillings, "ref_logps": ref_logps}
-    draw, tell = partial(tilted_optimum_figure, **of_these), partial(tilted_optimum_words, **of_these)
+    draw = partial(tilted_optimum_figure, fillings=fillings, ref_logps=ref_logps)
+    tell = partial(tilted_optimum_words, fillings=fillings, ref_logps=ref_logps)
     return Explorer(draw, tell, {"beta": _log_slider("beta", 0.5, 0.05, 10)})

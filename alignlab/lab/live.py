@@ -167,7 +167,8 @@ class _Desk:
     def __init__(self, trainings: Sequence[Training], controls: Sequence[Sequence[Control] | None]):
         self.trainings, self.heard = trainings, 0
         self.stopped = self.paused = False
-        self.steps_asked, self.drawn_steps = 0, None
+        self.steps_asked = 0
+        self.drawn_steps: list[int] | None = None
         self.dashboard = Dashboard([training.title for training in trainings])
         self.knobs = [
             [_Knob(training, control, self._hear) for control in (controls_of(training.config) if chosen is None else chosen)]
@@ -188,7 +189,12 @@ class _Desk:
     def _buttons(self) -> None:
         def button(text: str, icon: str, tooltip: str, act: Callable) -> ipywidgets.Button:
             made = ipywidgets.Button(description=text, icon=icon, tooltip=tooltip)
-            made.on_click(lambda _: (self._hear(), act()))
+
+            def pressed(_: object) -> None:
+                self._hear()
+                act()
+
+            made.on_click(pressed)
             return made
 
         self.pause = button("Pause", "pause", "Wait between two steps, or go on", self._toggle)

@@ -1,7 +1,6 @@
-"""Static views: answers side by side, tokens with their numbers, pairs that tell, and the two workflows as diagrams.
+"""Static views: answers side by side, tokens with their numbers, pairs that tell.
 
-All text from models and data goes through `html.escape`; a terminal shows the same as plain text. `python -m alignlab.lab.show`
-draws the committed diagrams anew.
+All text from models and data goes through `html.escape`; a terminal shows the same as plain text.
 """
 
 import html
@@ -73,9 +72,9 @@ def answers(
     question = last_message(prompt)
     if parts is None:
         parts = {name: world.gold_parts(question, text) for name, text in texts.items()} if _of_the_world(question) else {}
-    given = {"parts": parts, "scores": scores or {}, "kls": kls or {}}
-    for what, numbers in given.items():
-        if unknown := sorted(set(numbers) - set(texts)):
+    scores, kls = scores or {}, kls or {}
+    for what, given in {"parts": set(parts), "scores": set(scores), "kls": set(kls)}.items():
+        if unknown := sorted(given - set(texts)):
             raise ValueError(f"{what} has {unknown}, which gave no answer; names are {sorted(texts)}")
 
     rows = {}  # head -> a number or None for each name
@@ -84,7 +83,7 @@ def answers(
         rows[f"{weight:g} × {part}" if weight else part] = [parts.get(name, {}).get(part) for name in texts]
     if parts and all(set(each) == set(world.WEIGHTS) for each in parts.values()):
         rows["= gold reward"] = [_gold(parts[name]) if name in parts else None for name in texts]
-    for head, numbers in (("reward model's score", given["scores"]), ("KL to the reference, nats", given["kls"])):
+    for head, numbers in (("reward model's score", scores), ("KL to the reference, nats", kls)):
         if numbers:
             rows[head] = [numbers.get(name) for name in texts]
 
@@ -95,8 +94,8 @@ def answers(
     table += [[html.escape(head), *numbers] for head, numbers in shown.items()]
     lines = [question]
     for column, (name, text) in enumerate(zip(names, texts.values(), strict=True)):
-        numbers = "; ".join(f"{head} {each[column]}" for head, each in shown.items())
-        lines += ["", f"{name}: {text}"] + ([f"    {numbers}"] if numbers else [])
+        told = "; ".join(f"{head} {each[column]}" for head, each in shown.items())
+        lines += ["", f"{name}: {text}"] + ([f"    {told}"] if told else [])
     return View(_table(table, f"<b>{html.escape(question)}</b>"), "\n".join(lines))
 
 
@@ -134,6 +133,7 @@ def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]],
             raise ValueError(f"row {name!r} has {len(numbers)} entries for {len(tokens)} tokens; give one a token")
     tops = {name: max((abs(each) for each in row if each is not None), default=0) or 1 for name, row in rows.items()}
     first = next((name for name, row in rows.items() if not _truths(row)), None)
+    top = tops[first] if first else 1
     said = {name: [_said(each) for each in row] for name, row in rows.items()}
 
     parts = []
@@ -141,7 +141,7 @@ def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]],
         here = range(start, min(start + STRIP_WIDTH, len(tokens)))
         titles = {t: html.escape("; ".join([repr(tokens[t]), *(f"{name} {said[name][t]}" for name in rows)])) for t in here}
         boxes = "".join(
-            _box("th scope='col'", html.escape(_visible(tokens[t])), titles[t], rows[first][t] if first else None, tops.get(first, 1))
+            _box("th scope='col'", html.escape(_visible(tokens[t])), titles[t], rows[first][t] if first else None, top)
             for t in here
         )
         lines = [f"<tr>{_box('th scope=row', 'token', '', None, 1)}{boxes}</tr>"]

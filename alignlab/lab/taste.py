@@ -9,7 +9,8 @@ import torch
 
 from alignlab import dpo, evaluate, reward
 from alignlab.errors import UserError
-from alignlab.lab.label import Desk, gold_margin, percent, share, shown, words
+from alignlab.lab.label import Desk, gold_margin, percent, share, shown
+from alignlab.lab.screen import words
 from alignlab.lab.training import Training
 from alignlab.models import Base, Policy, RewardModel
 from alignlab.pipeline import answer, centred, probed
@@ -170,7 +171,7 @@ def measure(
     return Aligned(
         policy=policy, reward_model=reward_model, labels=len(pairs), agreement=agreement, disagreements=disagreements,
         rows={name: _row(plane, answers, recipe.gold is not None) for name, answers in (("sft", before), ("dpo", after))},
-        against_gold=sorted(turned, key=gold_margin),
+        against_gold=sorted(turned, key=lambda pair: gold_margin(pair) or 0),
         samples=[
             {"prompt": prompt, "sft": mine[0], "dpo": aligned[0]}
             for prompt, mine, aligned in list(zip(recipe.judge_prompts, before.texts, after.texts, strict=True))[:3]

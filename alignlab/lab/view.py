@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
@@ -58,8 +59,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
         axes.plot(*_columns(best), color=COLOURS["best_of_16"], lw=1.1, ls=":", marker=".", ms=5, zorder=3, label=label)
         for (kl, gold), n in zip(best, (2**i for i in range(len(best))), strict=False):
             if n in (2, 4, 64) and not furthest and all(abs(kl - row["kl"][0]) > 0.25 for name, row in policies.items() if name != "sft"):
-                style = {"fontsize": 8, "color": COLOURS["best_of_16"]}
-                axes.annotate(f"best of {n}", (kl, gold), (5, -11), textcoords="offset points", **style)
+                beside(axes, f"best of {n}", (kl, gold), (5, -11), fontsize=8, color=COLOURS["best_of_16"])
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
     for name, row in policies.items():
@@ -69,8 +69,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
         )  # fmt: skip
         place, side = _place(name, policies)
-        style = {"fontsize": 11, "fontweight": "bold", "color": COLOURS[name], "ha": side, "zorder": 7}
-        axes.annotate(NAMES[name], (kl, gold), place, textcoords="offset points", **style)
+        beside(axes, NAMES[name], (kl, gold), place, fontsize=11, fontweight="bold", color=COLOURS[name], ha=side, zorder=7)
     if reach:
         for name in scored(policies):
             _draw_losses(axes, name, policies[name], frontier, reach)
@@ -112,8 +111,7 @@ def betas_figure(
         axes.plot(kls, golds, color=COLOURS[name], marker=MARKERS[name], mec="white", ms=9, lw=1, label=label, zorder=6)
         for (beta, _), kl, gold in zip(rows, kls, golds, strict=True):
             place, side = ((-7, 8), "right") if name == higher else ((7, -13), "left")
-            style = {"fontsize": 8, "color": COLOURS[name], "ha": side, "zorder": 7}
-            axes.annotate(f"{beta:g}", (kl, gold), place, textcoords="offset points", **style)
+            beside(axes, f"{beta:g}", (kl, gold), place, fontsize=8, color=COLOURS[name], ha=side, zorder=7)
     axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_title(title or "A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
     return figure
@@ -141,7 +139,7 @@ def hacking_figure(course: Sequence[dict], title: str) -> Figure:
     other = axes.twinx()
     other.plot(far, scores, color=VERMILION, marker="o", ls="--", lw=1.8, label="score: what the reward model believes")
     top = int(numpy.argmax(gold))
-    axes.annotate("gold's peak", (far[top], gold[top]), (8, 6), textcoords="offset points", fontsize=9, color=BLUE)
+    beside(axes, "gold's peak", (far[top], gold[top]), (8, 6), fontsize=9, color=BLUE)
     axes.set_xlabel("square root of KL to the SFT model", color=INK)
     axes.set_ylabel("gold reward on held-out prompts", color=BLUE)
     other.set_ylabel("reward model's score, log-odds", color=VERMILION)
@@ -195,6 +193,11 @@ def _columns(points: Sequence) -> tuple:
 
 def _interpolated(points: Sequence, at: Sequence[float]) -> list[float]:
     return numpy.interp(at, *_columns(points)).tolist()
+
+
+def beside(axes: Axes, words: str, point: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Write words beside a point, so many printer's points to the right of it and above it."""
+    axes.annotate(words, point, offset, textcoords="offset points", **style)
 
 
 def plain_axes(axes: Axes) -> None:

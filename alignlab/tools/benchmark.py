@@ -13,7 +13,6 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
-from alignlab import evaluate
 from alignlab.lab import report, view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
@@ -73,7 +72,7 @@ def hacking(of: Sequence[int]) -> None:
         recipe.pair_limit, recipe.stages["reward"].epochs, recipe.samples = 200, 8, 64  # no curve is drawn here
         recipe.stages["ppo"] = replace(recipe.stages["ppo"], beta=0.0, iterations=60, seed=seed)
         pipeline = _pipeline(PLACE / f"hacking{seed}", recipe, seed)
-        policy, steps = pipeline.begin("ppo")
+        policy, steps = _begun(pipeline, "ppo")
         course = []
         for metrics in _whole(steps, f"seed {seed}"):
             if metrics["step"] % 3 == 2:
@@ -82,9 +81,7 @@ def hacking(of: Sequence[int]) -> None:
                 course.append({"step": metrics["step"], **seen})
         peak = max(course, key=lambda point: mean(point["gold"]))
         last = course[-1]
-        counts = pipeline.plane.counts
-        fall = torch.tensor(peak["gold"]) - torch.tensor(last["gold"])
-        drop = evaluate.interval(counts @ fall.double() / counts.sum(-1))
+        drop = pipeline.plane.measure(torch.tensor(peak["gold"]) - torch.tensor(last["gold"]))
         print(
             f"seed {seed}: gold peaks at {mean(peak['gold']):.2f} (step {peak['step']}, score {mean(peak['scores']):.2f}) and ends at "
             f"{mean(last['gold']):.2f} (score {mean(last['scores']):.2f}); fall {drop[0]:.2f} [{drop[1]:.2f}, {drop[2]:.2f}]; "
@@ -100,8 +97,16 @@ def _pipeline(folder: Path, recipe: Recipe, seed: int) -> Pipeline:
     return Pipeline(Run(folder, {**recipe.describe(), "seed": seed}), recipe, seed, say=lambda words: print(words, flush=True))
 
 
+def _begun(pipeline: Pipeline, method: str, config=None, name: str | None = None) -> tuple[Policy, Iterator[dict]]:
+    """A fresh policy, and the steps that train it by a method."""
+    policy, steps = pipeline.begin(method, config, name)
+    if not isinstance(policy, Policy):
+        raise ValueError(f"{method} trains no policy")
+    return policy, steps
+
+
 def _trained(pipeline: Pipeline, stage: str, beta: float) -> Policy:
-    policy, steps = pipeline.begin(stage, replace(pipeline.config(stage), beta=beta), "sweep")
+    policy, steps = _begun(pipeline, stage, replace(pipeline.config(stage), beta=beta), "sweep")
     for _ in _whole(steps, f"{stage} beta {beta:g}"):
         pass
     return policy

@@ -19,10 +19,14 @@ def code_lines(path: Path) -> set[int]:
         if token.type not in NO_CODE:
             held |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        body = getattr(node, "body", None)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
-            held -= set(range(body[0].lineno, body[0].end_lineno + 1))
+            held -= _lines(node.body[0])
     return held
+
+
+def _lines(node: ast.stmt) -> set[int]:
+    """Numbers of the lines of a statement."""
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def functions(path: Path) -> dict[str, int]:
@@ -30,7 +34,7 @@ def functions(path: Path) -> dict[str, int]:
     held = code_lines(path)
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     nodes = [node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {node.name: len(held & set(range(node.lineno, node.end_lineno + 1))) for node in nodes}
+    return {node.name: len(held & _lines(node)) for node in nodes}
 
 
 def main() -> None:

@@ -1,0 +1,83 @@
+"""What a labelling desk shows: the pair, buttons, a field for keys, progress."""
+
+import html
+
+import ipywidgets
+
+from alignlab.errors import UserError
+from alignlab.talks import Text
+
+KEYS = (
+    "Keys work only in the field Key: click it, or reach it with Tab; then a (A is better), b (B is better), t (tie), s (skip), u (undo)."
+)
+_PAIR = "flex: 1 1 20em; border: 1px solid #888; border-radius: 4px; padding: 0.5em 0.8em; white-space: pre-wrap; line-height: 1.45"
+
+
+def words(prompt: Text) -> str:
+    """A prompt as text; of a conversation each message with its role."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+class Screen:
+    """The widgets of a desk. They press its methods and show its state; they know nothing more.
+
+    Keys are typed into a text field that is emptied after each. Keys pressed on a button would be JupyterLab's own (b adds a cell),
+    so each button answers to Space and Enter alone.
+    """
+
+    def __init__(self, desk):
+        self.desk = desk
+        self.pair, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.bar = ipywidgets.IntProgress(description="Progress", layout=ipywidgets.Layout(width="30em"))
+        self.field = ipywidgets.Text(
+            description="Key", placeholder="a b t s u", continuous_update=True, layout=ipywidgets.Layout(width="16em")
+        )
+        acts = [
+            ("A", "a", "Answer A is better", lambda: desk.choose("a")), ("B", "b", "Answer B is better", lambda: desk.choose("b")),
+            ("Tie", "t", "Both are equally good", desk.tie), ("Skip", "s", "No answer to this pair", desk.skip),
+            ("Undo", "u", "Take the last label back", desk.undo),
+        ]  # fmt: skip
+        self.acts = {key: act for _, key, _, act in acts}
+        self.buttons = {key: ipywidgets.Button(description=name, tooltip=f"{words} (key {key})") for name, key, words, _ in acts}
+        for key, button in self.buttons.items():
+            button.on_click(lambda _, key=key: self.press(key))
+        self.field.observe(self._typed, names="value")
+        words = ipywidgets.HTML(f"<div><b>{html.escape(desk.task)}</b></div><div>{html.escape(KEYS)}</div>")
+        row = ipywidgets.HBox([*self.buttons.values(), self.field], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        self.box = ipywidgets.VBox([words, self.pair, row, self.bar, self.status])
+        self.refresh()
+
+    def press(self, key: str) -> None:
+        """What a button or a key does; other keys, and keys that cannot act now, do nothing."""
+        if key in self.buttons and not self.buttons[key].disabled:
+            try:
+                self.acts[key]()
+            except UserError as error:  # raised here it would vanish into the server's log
+                self._say(str(error))
+
+    def _typed(self, change) -> None:
+        if change["new"]:
+            self.field.value = ""
+            self.press(change["new"][-1].lower())  # where two keys came in one message, the first has been here already
+
+    def refresh(self) -> None:
+        """Show the desk as it is now."""
+        question = self.desk.current
+        if question is None:
+            self.pair.value = "<p>Every pair has its label.</p>"
+        else:
+            sides = "".join(
+                f'<div role="group" aria-label="Answer {name}" style="{_PAIR}"><b>{name}</b>\n{html.escape(text)}</div>'
+                for name, text in (("A", question.a), ("B", question.b))
+            )
+            prompt = f'<p style="white-space: pre-wrap"><b>Prompt:</b> {html.escape(words(question.prompt))}</p>'
+            self.pair.value = f'{prompt}<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{sides}</div>'
+        for key, button in self.buttons.items():
+            button.disabled = not self.desk.labels if key == "u" else question is None
+        given, total = self.desk.progress
+        self.bar.max = total
+        self.bar.value = given
+        self._say(self.desk.state)
+
+    def _say(self, words: str) -> None:
+        self.status.value = f'<div role="status">{html.escape(words)}</div>'
