@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that run the tests side by side.
+WORKERS ?= 2
 # For the smaller CPU-only torch: make run TORCH_INDEX=<the CPU index named on pytorch.org, "Get started">
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
@@ -12,10 +14,10 @@ run: $(READY)
 	$(BIN)/alignlab run
 
 test: $(READY) .venv-colab/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 lab: $(READY)
 	$(BIN)/alignlab lab

@@ -1,4 +1,4 @@
-"""One bundled run, made once a test session, for all tests that look at finished runs."""
+"""One bundled run, made once for all tests that look at finished runs; and how tests share two workers."""
 
 import os
 import subprocess
@@ -6,11 +6,22 @@ import sys
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when their packages are imported
+os.environ |= {"OMP_NUM_THREADS": "1"} if "PYTEST_XDIST_WORKER" in os.environ else {}  # a core for each worker and what it starts
 
 import pytest
 import torch
+from filelock import FileLock
 
-torch.set_num_threads(2)
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+torch.set_num_threads(1 if PARALLEL else 2)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share fixtures, and the browser's files one browser: they stay on one worker. The longest file begins."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    for item in items if PARALLEL else ():
+        item.add_marker(pytest.mark.xdist_group("browser" if "browser" in item.path.parts else item.path.name))
 
 
 def alignlab(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
@@ -25,8 +36,12 @@ def fast_run(tmp_path_factory) -> Path:
     """The folder of `alignlab run --fast`; while writing tests, that of an earlier one: ALIGNLAB_FAST_RUN=FOLDER."""
     if "ALIGNLAB_FAST_RUN" in os.environ:
         return Path(os.environ["ALIGNLAB_FAST_RUN"]).resolve()
-    folder = tmp_path_factory.mktemp("fast")
-    done = alignlab("run", "--fast", "--out", "run", cwd=folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (folder / "stdout.txt").write_text(done.stdout)
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if PARALLEL else here) / "fast"  # the parent is common to all workers
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "stdout.txt").is_file():
+            folder.mkdir()
+            done = alignlab("run", "--fast", "--out", "run", cwd=folder)
+            assert done.returncode == 0, done.stderr[-2000:]
+            (folder / "stdout.txt").write_text(done.stdout)
     return folder / "run"

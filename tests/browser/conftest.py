@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 folder = Path(os.environ["ALIGNLAB_TEST_RUN"])
 base = load(folder / "sft")
 reward_model = RewardModel.load(base, folder / "reward")
-size = tiny(fast=True)
+recipe = tiny(fast=True)
 
 def ppo_training(name="policy", title=None, **settings):
     config = ppo.Config(batch_size=64, minibatch_size=32, iterations=500, **settings)
