@@ -16,12 +16,9 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 torch.set_num_threads(1 if PARALLEL else 2)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share fixtures, and the browser's files one browser: they stay on one worker. The longest file begins."""
+    """The longest file begins."""
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
-    for item in items if PARALLEL else ():
-        item.add_marker(pytest.mark.xdist_group("browser" if "browser" in item.path.parts else item.path.name))
 
 
 def alignlab(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
