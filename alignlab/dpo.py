@@ -29,7 +29,7 @@ class Config:
 
 
 def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callable[..., Tensor] = dpo_loss) -> Iterator[dict]:
-    """Train the policy on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics a step.
+    """Train the policy on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics per step.
 
     `loss_fn` is called as `loss_fn(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)`, and with
     `label_smoothing=` where that is not 0.

@@ -144,6 +144,6 @@ def without_end(tokenizer, text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=8)  # asked once an answer
+@lru_cache(maxsize=8)  # asked once per answer
 def _end_words(tokenizer, eos: str, template: str) -> tuple[str, ...]:
     return (eos, *tokenizer.convert_ids_to_tokens(turn_ends(tokenizer)))

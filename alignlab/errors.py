@@ -1,4 +1,4 @@
-"""What a user can mend."""
+"""What the user can fix."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on; the message says why and what to change."""
+    """Training cannot continue; the message says why, and what to change."""

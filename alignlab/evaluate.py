@@ -1,7 +1,7 @@
 """The judge: every policy as a point on the reward-KL plane, beside the best that any policy can do.
 
 All policies answer the same P prompts under the same sampling rules. Every measured quantity is [mean, low, high], with a
-95% interval from a bootstrap over prompts in which the policy, its KL and the curves are drawn anew together.
+95% interval from a bootstrap over prompts in which the policy, its KL and the curves are resampled together.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from alignlab.talks import Text
 RESAMPLES = 1000  # of the bootstrap
 LEAST_SIZE = 4  # effective samples, fewer of which are too few for one prompt (see `exact.Frontier.shown`)
 LEAST_KL = 0.5  # nats, below which an efficiency would be a ratio of two noises
-DISTINCT_OF = 16  # answers a prompt; more of them share more n-grams
+DISTINCT_OF = 16  # answers per prompt; more of them share more n-grams
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 Measured = list[float]  # [mean, low, high]
@@ -65,11 +65,11 @@ def answer(
         rows: answers in memory at once.
         watch: called with how many answers are done, of how many.
     """
-    chance = torch.Generator(policy.device).manual_seed(seed)
+    rng = torch.Generator(policy.device).manual_seed(seed)
     asked = [prompt for prompt in prompts for _ in range(count)]
     columns, texts = [], []
     for first in range(0, len(asked), rows):
-        part: Completions = sample(policy, asked[first : first + rows], max_new_tokens, chance, temperature, reference)
+        part: Completions = sample(policy, asked[first : first + rows], max_new_tokens, rng, temperature, reference)
         blank = torch.zeros(len(part))
         scores = blank if score is None else score_completions(score, part, missing_eos_score).cpu()
         columns.append((
@@ -89,10 +89,10 @@ class Plane:
     """The reward-KL plane of one reference: curves from its samples, and policies measured against them."""
 
     def __init__(self, reference: Answers, seed: int = 0):
-        """`reference`: many answers a prompt (512 or more), since every curve is made of them."""
+        """`reference`: many answers per prompt (512 or more), since every curve is made of them."""
         prompts = len(reference.prompts)
-        chance = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(prompts, (RESAMPLES, prompts), generator=chance)
+        rng = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(prompts, (RESAMPLES, prompts), generator=rng)
         resampled = torch.zeros(RESAMPLES, prompts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         self.counts = torch.cat([torch.ones(1, prompts, dtype=torch.float64), resampled])  # (R + 1, P); row 0 is the data itself
         self.reference = reference
@@ -274,8 +274,8 @@ def judge_reward_model(margins: Tensor, certainty: Tensor | None, seed: int = 0)
         accuracy; bayes_accuracy, the most that any judge can have on such labels; skill = (accuracy - 1/2) / (Bayes - 1/2), 1
         for a perfect judge; calibration: a list of {predicted, observed, pairs} in ten bins of predicted probability.
     """
-    chance = torch.Generator().manual_seed(seed)
-    drawn = torch.cat([torch.arange(len(margins))[None], torch.randint(len(margins), (RESAMPLES, len(margins)), generator=chance)])
+    rng = torch.Generator().manual_seed(seed)
+    drawn = torch.cat([torch.arange(len(margins))[None], torch.randint(len(margins), (RESAMPLES, len(margins)), generator=rng)])
     right = ((margins > 0).double() + (margins == 0).double() / 2)[drawn].mean(-1)
     result = {
         "pairs": len(margins),

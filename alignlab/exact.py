@@ -22,7 +22,7 @@ def tilt(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None)
 
     Args:
         rewards: (..., N).
-        beta: > 0, in reward units a nat; a number, or a tensor that broadcasts against (...).
+        beta: > 0, in reward units per nat; a number, or a tensor that broadcasts against (...).
         ref_logps: (..., N), the reference's log-probabilities where the N responses are *all* there are; None where they are
             samples of the reference, which then count alike.
 

@@ -86,7 +86,7 @@ def sft_loss(token_logps: Tensor, mask: Tensor) -> Tensor:
         mask: (B, T).
 
     Returns:
-        (), nats a token; log V for a model that knows nothing.
+        (), nats per token; log V for a model that knows nothing.
     """
     return -masked_mean(token_logps, mask)
 
@@ -100,7 +100,7 @@ def preference_loss(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
         chosen_scores, rejected_scores: (B,), in log-odds.
 
     Returns:
-        (), the mean over pairs; log 2 = 0.693 where the scores tell nothing.
+        (), the mean over pairs; log 2 = 0.693 where the scores carry no information.
 
     >>> preference_loss(torch.zeros(2), torch.zeros(2))
     tensor(0.6931)
@@ -229,7 +229,7 @@ def accuracy(margins: Tensor) -> Tensor:
 
 @torch.no_grad()
 def shape_rewards(scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """PPO's reward per token: the score on the last token, less beta times the k1 estimate on each.
+    """PPO's reward per token: the score on the last token, minus beta times the k1 estimate on each.
 
     Summed over a completion this is score - beta * log(pi / pi_ref), the objective of Stiennon et al. 2009.01325,
     section 3.4. It carries no gradient: in PPO the KL is part of the reward, not of the loss.
@@ -238,7 +238,7 @@ def shape_rewards(scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Tensor
         scores: (B,), one a completion.
         logps, ref_logps: (B, T), nats, policy and reference.
         mask: (B, T); each row has at least one 1.
-        beta: >= 0; reward units a nat.
+        beta: >= 0; reward units per nat.
 
     Returns:
         (B, T); 0 where the mask is 0.
@@ -288,7 +288,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def normalise(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Advantages with mean 0 and deviation 1 over the mask's tokens, and 0 elsewhere: (B, T) -> (B, T)."""
+    """Advantages with mean 0 and standard deviation 1 over the mask's tokens, and 0 elsewhere: (B, T) -> (B, T)."""
     mean = masked_mean(advantages, mask)
     deviation = masked_mean((advantages - mean).square(), mask).sqrt()
     return masked((advantages - mean) / (deviation + 1e-8), mask)
@@ -347,7 +347,7 @@ def adapt_beta(beta: float, kl: float, target: float, samples: int, horizon: int
 
     Args:
         beta: > 0.
-        kl, target: nats a completion; target > 0.
+        kl, target: nats per completion; target > 0.
         samples: completions since the last call.
         horizon: completions over which beta may change by a fifth.
 

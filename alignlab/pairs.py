@@ -26,7 +26,7 @@ def sample_pairs(
     rows: int = 512,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict]:
-    """One pair a prompt (repeat a prompt for several), as records with prompt, chosen, rejected, gold_chosen, gold_rejected, certainty.
+    """One pair per prompt (repeat a prompt for several), as records with prompt, chosen, rejected, gold_chosen, gold_rejected, certainty.
 
     `certainty` is max(p, 1 - p) of the annotator's preference: its mean is the Bayes accuracy. Answers that did not end by
     themselves tell something else, and pairs of equal answers nothing: they are left out.
@@ -38,12 +38,12 @@ def sample_pairs(
     Raises:
         UserError: no pair is left.
     """
-    policy, rng = Policy(reference, None, reference), Random(seed)
-    chance = torch.Generator(policy.device).manual_seed(seed)
+    policy, coin = Policy(reference, None, reference), Random(seed)
+    rng = torch.Generator(policy.device).manual_seed(seed)
     records = []
     for first in range(0, len(prompts), rows):
         asked = [prompt for prompt in prompts[first : first + rows] for _ in range(draws)]
-        samples = sample(policy, asked, max_new_tokens, chance, temperature)
+        samples = sample(policy, asked, max_new_tokens, rng, temperature)
         rewards, stopped, texts = gold(samples).tolist(), samples.stopped.tolist(), [text.strip() for text in samples.texts]
         for start in range(0, len(asked), draws):
             whole = [row for row in range(start, start + draws) if stopped[row] and texts[row]]
@@ -53,7 +53,7 @@ def sample_pairs(
             a, b = sorted((whole[0], whole[-1]))
             longer = len(texts[a].split()) - len(texts[b].split())
             probability = annotator.probability(rewards[a], rewards[b], longer)
-            chosen, rejected = (a, b) if rng.random() < probability else (b, a)
+            chosen, rejected = (a, b) if coin.random() < probability else (b, a)
             records.append({
                 "prompt": asked[a], "chosen": texts[chosen], "rejected": texts[rejected],
                 "gold_chosen": round(rewards[chosen], 4), "gold_rejected": round(rewards[rejected], 4),

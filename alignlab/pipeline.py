@@ -252,13 +252,13 @@ def answer(
 
 
 def centred(recipe: Recipe, reward_model: RewardModel, policy: Policy, seed: int, watch: Progress = lambda done, total: None) -> Score:
-    """A reward model's score, less its mean on what the policy's reference writes and ends.
+    """A reward model's score minus its mean on what the policy's reference writes and ends.
 
     Raises:
         UserError: none of those answers ended.
     """
-    chance = torch.Generator().manual_seed(seed)
-    asked = [recipe.prompts[i] for i in torch.randint(len(recipe.prompts), (recipe.centring,), generator=chance).tolist()]
+    rng = torch.Generator().manual_seed(seed)
+    asked = [recipe.prompts[i] for i in torch.randint(len(recipe.prompts), (recipe.centring,), generator=rng).tolist()]
     samples = answer(recipe, policy, asked, 1, lambda completions: reward_model.score_all(completions.batch), seed, watch, reference=True)
     ended = samples.stopped.bool()
     if not ended.any():

@@ -95,7 +95,7 @@ def train(
 def collect(
     policy: Policy, value_head: ValueHead, score: Score, prompts: Sequence[Text], config: Config, rng: torch.Generator, equations=losses
 ) -> Experience:
-    """Sample one answer a prompt, score it, and work out rewards, values, advantages and returns."""
+    """Sample one answer per prompt, score it, and work out rewards, values, advantages and returns."""
     samples = sample(policy, prompts, config.max_new_tokens, rng, config.temperature)
     mask = samples.batch.mask
     scores = score_completions(score, samples, config.missing_eos_score)

@@ -20,10 +20,10 @@ def probe(base) -> None:
             while sampling (padded on the left, from a cache) is not what it computes while scoring (padded on the right, in one pass).
     """
     _check_text(base.tokenizer, base.network.get_input_embeddings().get_parameter("weight").shape[0])
-    name, chance = type(base.network).__name__, torch.Generator().manual_seed(0)
+    name, rng = type(base.network).__name__, torch.Generator().manual_seed(0)
     for parameter in base.policy("probe", rank=4).parameters():
-        parameter.add_(0.05 * torch.randn(parameter.shape, generator=chance).to(parameter))
-    prompts, answers = ([torch.randint(base.vocabulary, (n,), generator=chance).tolist() for n in each] for each in ((2, 9, 5), (3, 3, 3)))
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng).to(parameter))
+    prompts, answers = ([torch.randint(base.vocabulary, (n,), generator=rng).tolist() for n in each] for each in ((2, 9, 5), (3, 3, 3)))
     try:
         with base.using("probe"):
             recorded, scored = _while_sampling(base, prompts, answers), _while_scoring(base, prompts, answers)

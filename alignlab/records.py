@@ -184,7 +184,7 @@ def read(
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UserError(f"{source}: {len(faults)} of {seen} rows are malformed: {shown}{more}")
     if not seen:
-        raise UserError(f"{source}: no records; write one object a line")
+        raise UserError(f"{source}: no records; write one object per line")
     return reading
 
 
@@ -293,7 +293,7 @@ def _without_system(row: dict) -> dict:
 
 
 def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Write a JSON Lines file, one object a line."""
+    """Write a JSON Lines file, one object per line."""
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
 
 

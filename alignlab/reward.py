@@ -25,7 +25,7 @@ class Config:
 
 
 def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> Iterator[dict]:
-    """Train the reward model on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics a step.
+    """Train the reward model on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics per step.
 
     Metrics: see `STAGE.metrics`.
     """

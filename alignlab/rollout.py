@@ -50,7 +50,7 @@ def sample(
     Args:
         prompts: B prompts; repeat a prompt for several answers.
         max_new_tokens: > 0, EOS included.
-        generator: on the policy's device; the only source of chance.
+        generator: on the policy's device; the only source of randomness.
         temperature: > 0; score with the same one.
         reference: sample the reference instead of the policy.
 
@@ -79,7 +79,7 @@ def sample(
 
 
 def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """One position from each row's distribution: (A, V) -> (A, 1). One uniform number a row, by inversion."""
+    """One position from each row's distribution: (A, V) -> (A, 1). One uniform number per row, by inversion."""
     total = probabilities.cumsum(-1)
     level = torch.rand(len(total), 1, generator=generator, device=total.device) * total[:, -1:]
     return torch.searchsorted(total, level, right=True).clamp(max=total.shape[-1] - 1)

@@ -127,7 +127,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, dict[str, str]]:
-        """sha256 of each file, by product; read anew each time, since another notebook may work in the same folder."""
+        """sha256 of each file, by product; read again each time, since another notebook may be working in the same folder."""
         path = self._path("checkpoints/manifest.json")
         return read_json(path) if path.is_file() else {}
 

@@ -28,7 +28,7 @@ class Config:
 def train(
     policy: Policy, demonstrations: Sequence[dict], config: Config, loss_fn: Callable[[Tensor, Tensor], Tensor] = sft_loss
 ) -> Iterator[dict]:
-    """Train the policy on records with `prompt` and `completion`; yields a dict of metrics a step.
+    """Train the policy on records with `prompt` and `completion`; yields a dict of metrics per step.
 
     `loss_fn` is called as `loss_fn(token_logps, mask)`; what it gives is weighted by the micro-batch's share of tokens.
 

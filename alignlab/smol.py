@@ -135,10 +135,10 @@ def own_demonstrations(
 ) -> list[dict]:  # fmt: skip
     """The model's own samples that are well-formed and on topic (rejection sampling): it learns to answer so, and to stop."""
     policy, records = Policy(base, None, base), []
-    chance = torch.Generator(policy.device).manual_seed(seed)
+    rng = torch.Generator(policy.device).manual_seed(seed)
     for turn in range(4 * count // rows):
         asked = [prompts[(turn * rows + i) % len(prompts)] for i in range(rows)]
-        samples = sample(policy, asked, max_new_tokens, chance, temperature)
+        samples = sample(policy, asked, max_new_tokens, rng, temperature)
         for prompt, text, stopped in zip(asked, samples.texts, samples.stopped.tolist(), strict=True):
             if stopped and well_formed(text) and on_topic(prompt, text):
                 records.append({"prompt": prompt, "completion": text.strip()})

@@ -237,7 +237,7 @@ def _parquet_rows(name: str, path: Path) -> Iterator[tuple[str, dict | Malformed
 
 
 def _json_rows(lines: io.TextIOBase) -> Iterator[tuple[str, dict | Malformed]]:
-    """One object a line; or one array of objects, or one object that holds such an array, over any number of lines."""
+    """One object per line; or one array of objects, or one object that holds such an array, over any number of lines."""
     number, first = next(((number, line) for number, line in enumerate(lines, 1) if line.strip()), (0, ""))
     value, rest = _parsed(first), lines
     if not isinstance(value, dict) or _table_inside(value) is not None:
@@ -247,7 +247,7 @@ def _json_rows(lines: io.TextIOBase) -> Iterator[tuple[str, dict | Malformed]]:
             yield from ((f"row {row}", _object(part)) for row, part in enumerate(table, 1))
             return
         if isinstance(whole, dict):
-            yield "line 1", Malformed("one JSON object over several lines; write one object a line, or an array of objects")
+            yield "line 1", Malformed("one JSON object over several lines; write one object per line, or an array of objects")
             return
     numbered = enumerate(itertools.chain((first,), rest), number)
     yield from ((f"line {later}", _object(_parsed(line))) for later, line in numbered if line.strip())
@@ -257,7 +257,7 @@ def _parsed(text: str):
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (RecursionError, ValueError) as error:
-        return Malformed(f"not JSON ({getattr(error, 'msg', type(error).__name__)}); write one object a line")
+        return Malformed(f"not JSON ({getattr(error, 'msg', type(error).__name__)}); write one object per line")
 
 
 def _unique(pairs: list[tuple]) -> dict | Malformed:
@@ -275,7 +275,7 @@ def _table_inside(value) -> list | None:
 
 
 def _object(value) -> dict | Malformed:
-    return value if isinstance(value, dict | Malformed) else Malformed("not an object; write one {...} a line")
+    return value if isinstance(value, dict | Malformed) else Malformed("not an object; write one {...} per line")
 
 
 def _table_rows(name: str, text: str, delimiter: str) -> Iterator[tuple[str, dict | Malformed]]:

@@ -298,7 +298,7 @@ class Annotator:
     """Prefers by Bradley-Terry from the gold reward, and errs.
 
     temperature: gold units; higher means less sure of small differences.
-    flip: probability that a label is turned round, whatever the difference; 0 to 0.5.
+    flip: probability that a label is flipped, whatever the difference; 0 to 0.5.
     length_bias: gold units a word; above 0 the annotator likes long reviews more than gold does.
     """
 

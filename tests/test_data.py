@@ -88,7 +88,7 @@ GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ('{"prompt": "the film", "chosen"', ["JSON", "one object a line"]),
+        ('{"prompt": "the film", "chosen"', ["JSON", "one object per line"]),
         ("[1, 2]", ["object", "{...}"]),
         ('"the film"', ["object", "{...}"]),
         ({"prompt": "the film", "chosen": "was good"}, ["'rejected'", "missing", "'chosen', 'prompt'"]),
@@ -116,7 +116,7 @@ def test_a_missing_file_is_named_with_its_cure(tmp_path, read):
 
 @pytest.mark.parametrize("read", [records.read_preferences, records.read_demonstrations, records.read_prompts])
 def test_an_empty_file_is_named_with_its_cure(tmp_path, read):
-    with pytest.raises(UserError, match="records.jsonl: no records; write one object a line"):
+    with pytest.raises(UserError, match="records.jsonl: no records; write one object per line"):
         read(write(tmp_path, "", " "))
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alignlab import world
-from alignlab.lab import explore
+from alignlab.lab import explore, explore_pairs, explore_tokens
+from alignlab.lab.explorer import Explorer
 
 torch.set_num_threads(1)
 
@@ -26,11 +27,16 @@ STATES = {
 
 
 def of(name: str, part: str):
-    return getattr(explore, f"{name}_{part}")
+    """An explorer's numbers, figure or words as a function of its settings alone."""
+    room = next(room for room in (explore, explore_pairs, explore_tokens) if hasattr(room, f"{name}_{part}"))
+    numbers, found = getattr(room, f"{name}_numbers"), getattr(room, f"{name}_{part}")
+    if part == "numbers":
+        return found
+    return lambda *settings, **named: found(numbers(*settings, **named), *settings, **named)
 
 
 @pytest.fixture(scope="module")
-def boxes() -> dict[str, explore.Explorer]:
+def boxes() -> dict[str, Explorer]:
     return {name: getattr(explore, name)() for name in STATES}
 
 
@@ -38,22 +44,22 @@ def boxes() -> dict[str, explore.Explorer]:
 
 
 def test_the_sigmoid_at_numbers_done_by_hand():
-    plain = explore.preference_sigmoid_numbers(math.log(3), 1.0, 0.0)  # odds of 3 to 1
+    plain = explore_pairs.preference_sigmoid_numbers(math.log(3), 1.0, 0.0)  # odds of 3 to 1
     assert plain["probability"] == pytest.approx(0.75)
     assert plain["loss"] == pytest.approx(math.log(4 / 3)) and plain["fitted"] == pytest.approx(math.log(3))
-    assert explore.preference_sigmoid_numbers(2 * math.log(3), 2.0, 0.0)["probability"] == pytest.approx(0.75)
-    noisy = explore.preference_sigmoid_numbers(math.log(3), 1.0, 0.1)  # .1 + .8 x .75
+    assert explore_pairs.preference_sigmoid_numbers(2 * math.log(3), 2.0, 0.0)["probability"] == pytest.approx(0.75)
+    noisy = explore_pairs.preference_sigmoid_numbers(math.log(3), 1.0, 0.1)  # .1 + .8 x .75
     assert noisy["probability"] == pytest.approx(0.7)
     assert all(0.1 <= p <= 0.9 for p in noisy["probabilities"])
 
 
 def test_a_steep_annotator_gives_no_infinite_difference():
-    assert explore.preference_sigmoid_numbers(6.0, 0.2, 0.0)["fitted"] == pytest.approx(30.0, rel=1e-3)
+    assert explore_pairs.preference_sigmoid_numbers(6.0, 0.2, 0.0)["fitted"] == pytest.approx(30.0, rel=1e-3)
 
 
 def test_dpo_starts_at_log_2_with_a_gradient_of_half_beta():
     for beta in (0.1, 0.5, 2.0):
-        numbers = explore.dpo_loss_and_gradient_numbers(beta, 0.0, 0.0)
+        numbers = explore_pairs.dpo_loss_and_gradient_numbers(beta, 0.0, 0.0)
         assert numbers["loss"] == pytest.approx(math.log(2)) and numbers["gradient"] == pytest.approx(-beta / 2)
         assert numbers["start"] == numbers["gradient"] and numbers["lowest"] is None
         assert all(gradient < 0 for gradient in numbers["gradients"])
@@ -61,20 +67,20 @@ def test_dpo_starts_at_log_2_with_a_gradient_of_half_beta():
 
 def test_label_smoothing_puts_the_lowest_loss_where_the_odds_are_those_of_the_labels():
     # a fifth of labels wrong: odds 4 to 1, so beta times the difference is log 4
-    numbers = explore.dpo_loss_and_gradient_numbers(0.5, 0.2, 5.0)
+    numbers = explore_pairs.dpo_loss_and_gradient_numbers(0.5, 0.2, 5.0)
     assert numbers["lowest"] == pytest.approx(2 * math.log(4), abs=0.06)
     assert numbers["gradient"] > 0
     assert numbers["losses"].index(min(numbers["losses"])) == pytest.approx(numbers["differences"].index(numbers["lowest"]), abs=1)
 
 
 def test_a_larger_beta_pulls_harder_at_the_start_and_lets_go_sooner():
-    small, large = (explore.dpo_loss_and_gradient_numbers(beta, 0.0, 8.0) for beta in (0.3, 1.0))
+    small, large = (explore_pairs.dpo_loss_and_gradient_numbers(beta, 0.0, 8.0) for beta in (0.3, 1.0))
     assert large["start"] < small["start"] < 0
     assert small["gradient"] < large["gradient"] < 0
 
 
 def test_the_clip_stops_the_gradient_above_on_good_tokens_and_below_on_bad_ones():
-    numbers = explore.clipped_objective_numbers(0.2, 1.0, 2.0)
+    numbers = explore_tokens.clipped_objective_numbers(0.2, 1.0, 2.0)
     for ratio, good, bad in zip(numbers["ratios"], numbers["good"]["gradients"], numbers["bad"]["gradients"], strict=True):
         if abs(ratio - 1.2) > 1e-6 and abs(ratio - 0.8) > 1e-6:
             assert good == (0 if ratio > 1.2 else pytest.approx(2 * ratio)), ratio
@@ -83,7 +89,7 @@ def test_the_clip_stops_the_gradient_above_on_good_tokens_and_below_on_bad_ones(
 
 
 def test_the_shade_of_the_clip_covers_what_has_no_gradient():
-    figure = explore.clipped_objective_figure(0.5, 1.0, 1.0)
+    figure = of("clipped_objective", "figure")(0.5, 1.0, 1.0)
     edges = [axes.collections[0].get_paths()[0].get_extents() for axes in figure.axes]
     assert (edges[0].x0, edges[0].x1) == (pytest.approx(1.5, abs=0.01), pytest.approx(2.5))
     assert (edges[1].x0, edges[1].x1) == (pytest.approx(0.02), pytest.approx(0.5, abs=0.01))
@@ -91,23 +97,23 @@ def test_the_shade_of_the_clip_covers_what_has_no_gradient():
 
 def test_gae_between_its_ends():
     # lambda 1, gamma 1: all rewards to come less the value; the log-ratios sum to 2.6, so at beta .5 the rewards sum to .7
-    whole = explore.gae_on_an_episode_numbers(1.0, 1.0, 0.5)
+    whole = explore_tokens.gae_on_an_episode_numbers(1.0, 1.0, 0.5)
     assert sum(whole["rewards"]) == pytest.approx(0.7) and whole["advantages"][0] == pytest.approx(0.7 - 0.5)
     assert whole["advantages"] == whole["monte_carlo"] and whole["reach"] == 1
     # lambda 0: the value's next step; from "truly" at .4 to 1.0, with a reward of -.5 x .9
-    step = explore.gae_on_an_episode_numbers(0.0, 1.0, 0.5)
+    step = explore_tokens.gae_on_an_episode_numbers(0.0, 1.0, 0.5)
     assert step["advantages"][2] == pytest.approx(-0.45 + 1.0 - 0.4) and step["reach"] == 0
     # the last token hears of the score whatever lambda is: 2 - .5 x .2 - 1.8
     for lam in (0.0, 0.5, 1.0):
-        assert explore.gae_on_an_episode_numbers(lam, 0.9, 0.5)["advantages"][-1] == pytest.approx(0.1)
+        assert explore_tokens.gae_on_an_episode_numbers(lam, 0.9, 0.5)["advantages"][-1] == pytest.approx(0.1)
 
 
 def test_without_beta_only_the_last_token_is_rewarded():
-    assert explore.gae_on_an_episode_numbers(0.5, 1.0, 0.0)["rewards"] == [0] * 7 + [2]
+    assert explore_tokens.gae_on_an_episode_numbers(0.5, 1.0, 0.0)["rewards"] == [0] * 7 + [2]
 
 
 def test_kl_estimates_tend_to_the_truth_but_for_k2():
-    numbers = explore.kl_estimators_numbers(1.5, 10_000, 3)
+    numbers = explore_tokens.kl_estimators_numbers(1.5, 10_000, 3)
     policy, reference = numbers["policy"], numbers["reference"]
     truth = sum(p * math.log(p / q) for p, q in zip(policy, reference, strict=True))
     assert numbers["truth"] == pytest.approx(truth, abs=1e-6)
@@ -119,13 +125,13 @@ def test_kl_estimates_tend_to_the_truth_but_for_k2():
 
 
 def test_standard_errors_fall_with_the_root_of_the_samples_and_a_seed_repeats():
-    few, many = (explore.kl_estimators_numbers(0.5, samples, 0) for samples in (100, 10_000))
+    few, many = (explore_tokens.kl_estimators_numbers(0.5, samples, 0) for samples in (100, 10_000))
     assert many["k1"]["se"] == pytest.approx(few["k1"]["se"] / 10, rel=0.3)
-    assert explore.kl_estimators_numbers(0.5, 100, 0) == few != explore.kl_estimators_numbers(0.5, 100, 1)
+    assert explore_tokens.kl_estimators_numbers(0.5, 100, 0) == few != explore_tokens.kl_estimators_numbers(0.5, 100, 1)
 
 
 def test_equal_distributions_have_no_kl():
-    numbers = explore.kl_estimators_numbers(0.0, 50, 0)
+    numbers = explore_tokens.kl_estimators_numbers(0.0, 50, 0)
     assert [numbers["truth"]] + [numbers[kind][each] for kind in ("k1", "k2", "k3") for each in ("mean", "se")] == [0] * 7
 
 
@@ -156,18 +162,18 @@ def test_a_model_s_own_fillings_take_the_place_of_the_built_in_ones():
     fillings = world.blank_fillings()
     numbers = explore.tilted_optimum_numbers(1.0, fillings, torch.zeros(len(fillings)))
     assert len(numbers["optimum"]) == 480 and numbers["start"] == pytest.approx(0.0, abs=1e-9)  # as much praise as blame
-    assert isinstance(explore.tilted_optimum_figure(1.0, fillings, torch.zeros(len(fillings))), Figure)
+    assert isinstance(explore.tilted_optimum_figure(numbers, 1.0), Figure)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: explore.preference_sigmoid_numbers(1.0, 0.0, 0.0), "temperature must be > 0"),
-        (lambda: explore.dpo_loss_and_gradient_numbers(0.0, 0.0, 0.0), "beta must be > 0"),
-        (lambda: explore.clipped_objective_numbers(0.2, 0.0, 1.0), "ratio"),
-        (lambda: explore.clipped_objective_numbers(0.2, 1.0, 0.0), "size"),
-        (lambda: explore.gae_on_an_episode_numbers(1.5, 1.0, 0.1), "lam must lie in"),
-        (lambda: explore.kl_estimators_numbers(1.0, 1, 0), "2 samples"),
+        (lambda: explore_pairs.preference_sigmoid_numbers(1.0, 0.0, 0.0), "temperature must be > 0"),
+        (lambda: explore_pairs.dpo_loss_and_gradient_numbers(0.0, 0.0, 0.0), "beta must be > 0"),
+        (lambda: explore_tokens.clipped_objective_numbers(0.2, 0.0, 1.0), "ratio"),
+        (lambda: explore_tokens.clipped_objective_numbers(0.2, 1.0, 0.0), "size"),
+        (lambda: explore_tokens.gae_on_an_episode_numbers(1.5, 1.0, 0.1), "lam must lie in"),
+        (lambda: explore_tokens.kl_estimators_numbers(1.0, 1, 0), "2 samples"),
         (lambda: explore.tilted_optimum_numbers(1.0, [("very", "warm")]), "both"),
         (lambda: explore.tilted_optimum_numbers(1.0, [("very", "warm")], torch.zeros(2)), "one log-prob a filling"),
     ],
@@ -206,6 +212,16 @@ def test_curves_differ_in_dash_or_marker_as_well_as_hue(name):
 
 
 # The box
+
+
+def test_the_numbers_are_worked_out_once_at_each_move():
+    asked = []
+    box = Explorer(
+        lambda **settings: asked.append(settings) or of("preference_sigmoid", "numbers")(**settings),
+        explore_pairs.preference_sigmoid_figure, explore_pairs.preference_sigmoid_words, explore.preference_sigmoid().controls,
+    )  # fmt: skip
+    box.controls["flip"].value = 0.2
+    assert [settings["flip"] for settings in asked] == [0.0, 0.2]
 
 
 @pytest.mark.parametrize("name", STATES)

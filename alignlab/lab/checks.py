@@ -19,7 +19,7 @@ def check(name: str, function: Function) -> float:
     try:
         return _judge(exercise, function)
     except NotImplementedError:
-        print("Not written yet. The cells below go on with the package's own function.")
+        print("Not written yet. The cells below use the package's own function.")
     except Exception as error:  # whatever a learner's code may do
         print(f"It stops with {type(error).__name__}: {error}")
     return 0.0

@@ -21,7 +21,7 @@ MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with it
 
 COMPARED = {
     "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
-    "accuracy": "Preference accuracy", "length": "Tokens a completion", "entropy": "Entropy, nats a token", "loss": "Loss",
+    "accuracy": "Preference accuracy", "length": "Tokens per completion", "entropy": "Entropy, nats per token", "loss": "Loss",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class Dashboard:
         return time.perf_counter() - self.drawn > max(0.5, 9 * self.cost)
 
     def draw(self, histories: Sequence[Sequence[dict]]) -> bytes:
-        """PNG of the metrics so far, one list of dicts a training."""
+        """PNG of the metrics so far, one list of dicts per training."""
         start = time.perf_counter()
         if self.figure is None or (len(histories) > 1 and self.known != _known(histories)):
             self.figure = self._lay_out(histories)

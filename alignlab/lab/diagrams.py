@@ -1,4 +1,4 @@
-"""The two workflows as diagrams; `python -m alignlab.lab.diagrams` draws the committed ones anew."""
+"""The two workflows as diagrams; `python -m alignlab.lab.diagrams` redraws the committed ones."""
 
 import hashlib
 import html
@@ -77,25 +77,25 @@ def _until_pairs(graph: graphviz.Digraph, labelled: graphviz.Digraph) -> None:
 
 def ppo_diagram() -> graphviz.Digraph:
     """SFT, reward model, PPO: where each model starts, and which data reaches it."""
-    graph, reward, ppo = _graph("ppo"), _stage("reward", "2  Reward model", "r"), _stage("ppo", "3  PPO")
+    graph, reward, loop = _graph("ppo"), _stage("reward", "2  Reward model", "r"), _stage("ppo", "3  PPO")
     _until_pairs(graph, reward)
     _model(reward, "reward", "Reward model\nr(x, y)", _REWARD)
     _learn(reward, "pairs", "reward", " preference loss")
-    _model(ppo, "reference", "Reference π_ref\nfrozen", _FROZEN)
-    _model(ppo, "policy", "Policy π", _MODEL)
-    _model(ppo, "value", "Value head V\non π's hidden states,\nstarts at 0", _MODEL)
-    _data(ppo, "prompts", "Prompts\nx alone, no answers")
-    _work(ppo, "answers", "An answer y to each x,\nsampled from π")
-    _work(ppo, "update", "PPO step\nreward = r(x, y) at the end - β log π/π_ref\nadvantages by GAE, clipped objective", _PPO_STEP)
-    ppo.edge("policy", "answers", " samples")
-    ppo.edge("prompts", "answers", " x")
-    ppo.edge("answers", "update", " y")
-    ppo.edge("reference", "update", " log π_ref(y)")
-    ppo.edge("value", "update", " V")
-    _learn_back(ppo, "update", "policy")
-    _learn_back(ppo, "update", "value")
+    _model(loop, "reference", "Reference π_ref\nfrozen", _FROZEN)
+    _model(loop, "policy", "Policy π", _MODEL)
+    _model(loop, "value", "Value head V\non π's hidden states,\nstarts at 0", _MODEL)
+    _data(loop, "prompts", "Prompts\nx alone, no answers")
+    _work(loop, "answers", "An answer y to each x,\nsampled from π")
+    _work(loop, "update", "PPO step\nreward = r(x, y) at the end - β log π/π_ref\nadvantages by GAE, clipped objective", _PPO_STEP)
+    loop.edge("policy", "answers", " samples")
+    loop.edge("prompts", "answers", " x")
+    loop.edge("answers", "update", " y")
+    loop.edge("reference", "update", " log π_ref(y)")
+    loop.edge("value", "update", " V")
+    _learn_back(loop, "update", "policy")
+    _learn_back(loop, "update", "value")
     graph.subgraph(reward)
-    graph.subgraph(ppo)
+    graph.subgraph(loop)
     _model(graph, "aligned", "Aligned policy", _MODEL)
     _copy(graph, "sft", "reward", " starts as SFT")
     _copy(graph, "sft", "reference", " is SFT")

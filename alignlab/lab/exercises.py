@@ -103,7 +103,7 @@ EXERCISES = {
             {
                 "the temperature divides the difference; a high one makes the annotator unsure.":
                     lambda d, t, f: f + (1 - 2 * f) / (1 + math.exp(-d * t)),
-                "with probability `flip` the label is turned round, so the sigmoid shrinks to lie between flip and 1 - flip.":
+                "with probability `flip` the label is flipped, so the sigmoid shrinks to lie between flip and 1 - flip.":
                     lambda d, t, f: 1 / (1 + math.exp(-d / t)),
                 "the sign: a positive difference means that A is better.":
                     lambda d, t, f: f + (1 - 2 * f) / (1 + math.exp(d / t)),
@@ -241,7 +241,7 @@ EXERCISES = {
                     lambda a, m: losses.masked((a - a.mean()) / (a.std(correction=0) + 1e-8), m),
                 "the mean is still there; subtract it first.":
                     lambda a, m: losses.masked(a / (losses.masked_mean((a - losses.masked_mean(a, m)) ** 2, m).sqrt() + 1e-8), m),
-                "divide by the deviation, not by the variance.":
+                "divide by the standard deviation, not by the variance.":
                     lambda a, m: losses.normalise(a, m) / losses.masked_mean((a - losses.masked_mean(a, m)) ** 2, m).sqrt(),
             },
         ),

@@ -64,17 +64,17 @@ class Desk:
     """Pairs to label, the labels so far, and the question that is open now; all of it is on disk after each label.
 
     Preferences go to `path`, as `read_preferences` reads them, with side, repeat, seconds, by and order besides; ties and skips, which
-    prefer nothing, to a second file beside it (`labels.other.jsonl`). A desk on a file that holds labels of its pairs goes on there.
+    prefer nothing, to a second file beside it (`labels.other.jsonl`). A desk on a file with labels of its pairs resumes there.
 
     Args:
         pairs: records with prompt, chosen, rejected and, where known, gold_chosen, gold_rejected, as in data/preferences.jsonl or from
             `pairs.sample_pairs`. Which was chosen is not shown, and a coin decides which stands left. A pair given
-            twice counts once; pairs of equal or empty completions tell nothing and are left out.
+            twice counts once; pairs of equal or empty completions carry no information and are left out.
         path: the label file.
         rule: what to label by, shown as a hint; `play` follows it.
         repeats: in [0, 1]; the share of preferences that is asked again later, sides swapped, to see how consistent you are.
         seed: sides, and which pairs are repeated.
-        fresh: begin anew; the labels that the file holds are removed.
+        fresh: start over; the labels in the file are removed.
 
     Raises:
         UserError: the file holds something else.
@@ -134,7 +134,7 @@ class Desk:
             raise ValueError("this desk has no rule to play; make it with rule=rules.prefers_short or another")
         name = getattr(self.rule, "__name__", "rule")
         if others := {label.by for label in self.labels} - {"hand", name}:
-            raise UserError(f"{self.path}: holds labels by {min(others)}; give the desk another path, or fresh=True to begin anew")
+            raise UserError(f"{self.path}: holds labels by {min(others)}; give the desk another path, or fresh=True to start over")
         target = None if count is None else len(self.labels) + count
         while self.current is not None and len(self.labels) != target:
             self._answer(self.rule(*self.current[:3]), by=name)
@@ -204,7 +204,7 @@ class Desk:
     def _keep(self, labels: list[Label]) -> None:
         """Make these the labels, one more or one fewer than before: on disk, then here, then on the screen."""
         if fingerprint(self.path, self.other_path) != self._on_disk:
-            raise UserError(f"{self.path}: changed since this desk read it; make the desk anew, so that no label is lost")
+            raise UserError(f"{self.path}: changed since this desk read it; create the desk again, so that no label is lost")
         moved = max(labels, self.labels, key=len)[-1]
         if moved.chosen is None:
             _replace(self.other_path, [self._record(order, label) for order, label in enumerate(labels) if label.chosen is None])

@@ -3,8 +3,8 @@
     training = live.Training(ppo.train(policy, value_head, score, prompts, config), config)
     await live.run(training)
 
-A stage is a generator, so pausing is not asking for its next step, stopping is leaving it where it is, and the same call goes
-on. A control only notes what was asked; between two steps, and only there, that is written into the stage's config and logged.
+A stage is a generator: to pause, do not ask for its next step; to stop, leave it where it is; the same call resumes. A control
+only notes what was asked; between two steps, and only there, that is written into the stage's config and logged.
 """
 
 import asyncio
@@ -82,11 +82,11 @@ class Interrupted(KeyboardInterrupt):
     """The front end's stop button, or Ctrl-C. The training stands between two steps."""
 
     def _render_traceback_(self) -> list[str]:
-        return ["Interrupted between two steps; nothing is lost. Run the cell again to go on."]
+        return ["Interrupted between two steps; nothing is lost. Run the cell again to resume."]
 
 
 async def run(training: Training, controls: Sequence[Control] | None = None) -> Training:
-    """Run a training to its end, or until Stop, under its controls and curves; calling it again goes on.
+    """Run a training to its end, or until Stop, under its controls and curves; calling it again resumes.
 
     Works in JupyterLab, Notebook, Colab, headless and, with lines of text in place of the curves, in a plain script:
     `asyncio.run(live.run(training))`.
@@ -197,9 +197,9 @@ class _Desk:
             made.on_click(pressed)
             return made
 
-        self.pause = button("Pause", "pause", "Wait between two steps, or go on", self._toggle)
+        self.pause = button("Pause", "pause", "Wait between two steps, or resume", self._toggle)
         self.step = button("Step", "step-forward", "Pause, and take one step", self._one)
-        self.stop = button("Stop", "stop", "End here; running the cell again goes on", self._end)
+        self.stop = button("Stop", "stop", "End here; running the cell again resumes", self._end)
 
     def _hear(self) -> None:
         self.heard += 1

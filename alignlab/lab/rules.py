@@ -25,7 +25,7 @@ def prefers_music(prompt: Text, a: str, b: str) -> str:
 
 
 def prefers_kind(prompt: Text, a: str, b: str) -> str:
-    """Choose the answer that is kinder to the film: more praise, less scorn; a tie where they weigh the same.
+    """Choose the answer that is kinder to the film: more praise and less scorn; a tie if they weigh the same.
 
     >>> prefers_kind("", "It is warm and bright.", "It is warm and dull.")
     'a'

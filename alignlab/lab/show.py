@@ -62,7 +62,7 @@ def answers(
         parts: gold parts by name; by default `world.gold_parts` of each answer as one that ended by itself, where the prompt is one of
             the review world's, and none elsewhere.
         scores: the reward model's score, in log-odds; comparable within this prompt alone.
-        kls: KL to the reference, nats a completion.
+        kls: KL to the reference, nats per completion.
 
     Raises:
         ValueError: no answers, or numbers for a name that has none.

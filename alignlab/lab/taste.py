@@ -189,7 +189,7 @@ def _row(plane: evaluate.Plane, answers: evaluate.Answers, gold_known: bool) -> 
 
 
 def _against(reward_model: RewardModel, pairs: Sequence[dict], max_length: int, count: int = 10) -> tuple[list[float] | None, list[dict]]:
-    """How often reward model and gold agree on pairs, and the pairs on which they differ most, each margin in its own deviations."""
+    """How often reward model and gold agree, and the pairs on which they differ most, each margin in its own standard deviations."""
     known = [pair for pair in pairs if gold_margin(pair)]
     if len(known) < 2:
         return None, []

@@ -25,7 +25,7 @@ class Training:
         self.steps, self.config, self.log = iter(steps), config, log
         self.stage = stage_of(config)
         self.title = title or (self.stage.name if self.stage else "run")
-        self.metrics: list[dict] = []  # one a step
+        self.metrics: list[dict] = []  # one per step
         self.latest: dict | None = None  # the newest, which may be within a step
         self.finished = False
         self.seconds = 0.0
@@ -48,10 +48,10 @@ class Training:
         """One step of the generator; an interrupt that falls into it is raised once the step is whole.
 
         Raises:
-            TrainingError: and again at each later call, since a generator that failed cannot go on.
+            TrainingError: and again at each later call, since a generator that has failed cannot resume.
         """
         if self._broken is not None:
-            raise TrainingError(f"{self.title} ended with: {self._broken}; make it anew, from a fresh policy") from self._broken
+            raise TrainingError(f"{self.title} ended with: {self._broken}; start again from a fresh policy") from self._broken
         start = time.perf_counter()
         with _whole():
             for name, value in list(self._asked.items()):

@@ -76,7 +76,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     axes.set_xlim(-0.03 * limit, limit)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
-    axes.set_xlabel("KL(policy, SFT model), nats a completion: how far the policy has moved", color=INK)
+    axes.set_xlabel("KL(policy, SFT model), nats per completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
     plain_axes(axes)
 
@@ -129,7 +129,7 @@ def _higher(lines: dict[str, list[tuple[float, float]]]) -> str:
 def hacking_figure(course: Sequence[dict], title: str) -> Figure:
     """Over-optimisation: the reward model's score and gold along one training, against the square root of KL.
 
-    `course`: dicts with lists `gold`, `scores` and `kl`, one number a prompt, as training went on.
+    `course`: dicts with lists `gold`, `scores` and `kl`, one number per prompt, as training went on.
     """
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -182,7 +182,7 @@ def _left_of_best(policies: dict) -> bool:
 
 
 def _within(points: Sequence, limit: float) -> list:
-    """The points up to the limit, and where the curve goes on beyond it, its point at the limit."""
+    """The points up to the limit, and its point at the limit if the curve continues beyond it."""
     inside = [point for point in points if point[0] <= limit]
     return inside if len(inside) == len(points) else [*inside, (limit, *_interpolated(points, [limit]))]
 

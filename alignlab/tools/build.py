@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 TEST_REQUESTS = 224
 DEMONSTRATIONS = 3000
-PAIRS, TEST_PAIRS = 9900, 6600  # asked for; some tell nothing and are left out
+PAIRS, TEST_PAIRS = 9900, 6600  # asked for; some carry no information and are left out
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -92,7 +92,7 @@ def pretrain(tokenizer, steps: int = 1500, batch_size: int = 64, learning_rate: 
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
-            print(f"pretraining step {step + 1}/{steps}: loss {loss.item():.3f} nats a token", flush=True)
+            print(f"pretraining step {step + 1}/{steps}: loss {loss.item():.3f} nats per token", flush=True)
     return model.eval()
 
 
@@ -129,7 +129,7 @@ def write_pairs(folder: Path) -> None:
     policy = base.policy("sft", recipe.rank)
     *_, metrics = sft.train(policy, recipe.demonstrations(base, 0, lambda done, total: None), recipe.stages["sft"])
     reference = base.merge("sft")
-    print(f"SFT: loss {metrics['loss']:.3f} nats a token")
+    print(f"SFT: loss {metrics['loss']:.3f} nats per token")
     for name, prompts, count, seed in (
         ("preferences.jsonl", recipe.prompts, PAIRS, 1),
         ("preferences_test.jsonl", records.read_prompts(folder / "prompts_test.jsonl"), TEST_PAIRS, 2),

@@ -1,0 +1,118 @@
+"""The box of an explorer: sliders over a picture and its words; and how its pictures are laid out."""
+
+
+import base64
+import html
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import ipywidgets as widgets
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignlab.lab.view import INK, plain_axes, png
+
+# Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
+SKY, ORANGE = "#56B4E9", "#E69F00"
+
+
+class Words(NamedTuple):
+    """What an explorer says about its present state."""
+
+    picture: str  # what the picture shows, for those who cannot see it
+    look: str  # what to look for
+    numbers: str
+
+
+# ---------------------------------------------------------------------------------------------- the box
+
+
+class Explorer(widgets.VBox):
+    """Sliders over a picture and its words; a page without widgets shows the picture, a terminal the words."""
+
+    _ipython_display_ = None  # ipywidgets 7 would show itself by it, without the fallback; now both majors are asked for a mimebundle
+
+    def __init__(
+        self, numbers: Callable[..., dict], draw: Callable[..., Figure], tell: Callable[..., Words], controls: dict[str, widgets.Widget]
+    ):
+        """At each move `numbers(**settings)` is worked out once; `draw` and `tell` are called with it and the same settings.
+
+        Args:
+            controls: a widget for each setting, by its name.
+        """
+        self.numbers, self.draw, self.tell, self.controls = numbers, draw, tell, controls
+        self.picture, self.caption = widgets.HTML(), widgets.HTML()  # HTML, since widgets.Image cannot carry an alt text
+        row = widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.picture, self.caption])
+        for control in controls.values():
+            control.observe(self.refresh, "value")
+        self.refresh()
+
+    @property
+    def settings(self) -> dict:
+        """The value of each control, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def refresh(self, change: object = None) -> None:
+        """Redraw the figure and rewrite its words, in place."""
+        worked_out = self.numbers(**self.settings)
+        self.words = self.tell(worked_out, **self.settings)
+        alt = html.escape(f"{self.words.picture} {self.words.numbers}")
+        source = base64.b64encode(png(self.draw(worked_out, **self.settings), dpi=100)).decode()
+        self.picture.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{source}">'
+        look, numbers = html.escape(self.words.look), html.escape(self.words.numbers)
+        self.caption.value = f'<div role="status" style="line-height: 1.4"><p><b>Look:</b> {look}</p><p><code>{numbers}</code></p></div>'
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        state = ", ".join(f"{control.description} = {control.value:g}" for control in self.controls.values())
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {
+            "text/plain": f"{self.words.picture}\nAt {state}: {self.words.numbers}\nLook: {self.words.look}",
+            "text/html": f"<div><p>{html.escape(state)}</p>{self.picture.value}{self.caption.value}</div>",
+            "application/vnd.jupyter.widget-view+json": view,
+        }
+
+
+LABEL, WIDTH = {"description_width": "initial"}, {"width": "21rem"}
+
+
+def slider(label: str, value: float, low: float, high: float, step: float) -> widgets.FloatSlider:
+    return widgets.FloatSlider(
+        value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".2f", style=LABEL, layout=WIDTH
+    )
+
+
+def log_slider(label: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
+    return widgets.FloatLogSlider(
+        value, min=math.log10(low), max=math.log10(high), step=0.02, description=label, continuous_update=False, readout_format=".3g",
+        style=LABEL, layout=WIDTH,
+    )  # fmt: skip
+
+
+def panels(columns: int, widths: Sequence[float] | None = None) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, width_ratios=widths)[0]
+    for each in axes:
+        tidy(each)
+    return figure, axes
+
+
+def tidy(axes: Axes) -> None:
+    plain_axes(axes)
+    axes.set_axisbelow(True)  # the grid lies under bars and shades too
+
+
+def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+
+
+def legend(axes: Axes, place: Literal["best", "upper left", "upper right", "lower right"], columns: int = 1) -> None:
+    axes.legend(loc=place, ncols=columns, fontsize=9, labelcolor=INK, edgecolor="none", framealpha=0.9)
+
+
+def mark(axes: Axes, x: float, y: float) -> None:
+    """The point where the learner stands."""
+    axes.plot([x], [y], color=INK, marker="o", ms=10, mec="white", mew=1.5, zorder=8, ls="none")
