@@ -6,7 +6,7 @@ import pytest
 import torch
 from architectures import DEMONSTRATIONS, PAIRS, PROMPTS, batch_of, build, each_architecture, random_examples, shaken
 
-from alignlab import dpo, evaluate, models, ppo, reward, sft
+from alignlab import dpo, evaluate, loading, ppo, reward, sft
 from alignlab.models import RewardModel, ValueHead, load
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -74,7 +74,7 @@ def test_one_seed_is_one_run(stage):
 @each_architecture
 def test_a_network_in_bfloat16_trains_and_is_measured_in_float32(stage, name, tmp_path, monkeypatch):
     build(name).save(tmp_path)
-    monkeypatch.setattr(models, "FLOAT32_PARAMETERS", 0)
+    monkeypatch.setattr(loading, "FLOAT32_PARAMETERS", 0)
     base = load(tmp_path)
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         assert base.network.dtype == torch.float32

@@ -260,6 +260,11 @@ def test_transcripts_are_known_without_their_blank_lines_and_behind_a_preamble()
         assert talks.turns_of(text) == [user(text)]
 
 
+def test_one_answer_as_messages_and_the_other_as_a_transcript_are_one_writing(tmp_path):
+    row = {"prompt": TURNS[:1], "chosen": TURNS[:2], "rejected": OTHER[:2]}
+    assert read(tmp_path, row | {"rejected": transcript(OTHER[:2])})[0] == read(tmp_path, row)[0]
+
+
 def test_a_whole_transcript_as_completion_is_the_answer_alone(tmp_path):
     prompts = ("Name a river.", "\n\nHuman: Name a river.\n\nAssistant:")
     rows = [{"prompt": prompt, "completion": transcript(TURNS[:2])} for prompt in prompts]
