@@ -335,7 +335,7 @@ def test_a_stale_screen_says_so(path):
     desk.widget()
     label.Desk(made(3), path).choose("a")
     desk._screen.buttons["b"].click()
-    assert "make the desk anew" in desk._screen.status.value
+    assert "create the desk again" in desk._screen.status.value
 
 
 # ---------------------------------------------------------------------------------------------- training on labels

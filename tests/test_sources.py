@@ -248,7 +248,7 @@ def test_what_is_no_object_in_an_array_is_one_malformed_row(tmp_path, indent, wr
     for part in (None, 3, "text", [GOOD]):
         rows = [*ROWS[:place], part, *ROWS[place:]]
         said = refused(put(tmp_path / "a.json", json.dumps(wrap(rows), indent=indent)))
-        assert said == f"{tmp_path / 'a.json'}, row {place + 1}: not an object; write one {{...}} a line"
+        assert said == f"{tmp_path / 'a.json'}, row {place + 1}: not an object; write one {{...}} per line"
 
 
 @pytest.mark.parametrize(
