@@ -1,5 +1,6 @@
 """Records held against a model before anything is trained: what it could not learn from is left out and told."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from alignlab.encoding import prompt_text, special_words, turns_to_render, without_end
@@ -18,7 +19,7 @@ def fitted(
     reading.check(strict, say)
     lengths, facts = examine(tokenizer, reading, fields, max_length)
     reading.check(strict, say)
-    for fact in facts if len(fields) == 2 else ():
+    for fact in facts:
         say(f"{reading.source}: {fact}")
     return lengths
 
@@ -32,7 +33,7 @@ def examine(tokenizer, reading: Reading, fields: Sequence[str], max_length: int)
     Raises:
         UserError: the chat template refuses a prompt or loses its text.
     """
-    words = special_words(tokenizer)
+    control = re.compile("|".join(map(re.escape, special_words(tokenizer))) or r"(?!)")  # without such tokens nothing matches
     texts = [[without_end(tokenizer, record[field]) for field in fields] for record in reading.records]
     prompts = _all_ids(tokenizer, [prompt_text(tokenizer, record["prompt"]) for record in reading.records])
     columns = [_all_ids(tokenizer, list(column)) for column in zip(*texts, strict=True)]
@@ -40,8 +41,8 @@ def examine(tokenizer, reading: Reading, fields: Sequence[str], max_length: int)
 
     def unfit(record: dict, texts: list[str], answers: list[list[int]]) -> str | None:
         asked = [message["content"] for message in turns_to_render(record["prompt"])] if tokenizer.chat_template else []
-        if word := next((word for word in words for text in [*texts, *asked] if word in text), None):
-            return f"the model's control token {word!r} in its text"
+        if found := next(filter(None, map(control.search, [*texts, *asked])), None):
+            return f"the model's control token {found.group()!r} in its text"
         if not all(answers):
             return EMPTY_ANSWER
         if max(map(len, answers)) + 1 >= max_length:  # with EOS

@@ -90,7 +90,8 @@ class Pipeline:
 
     def make(self, stage: str) -> None:
         """Train a stage, and what it needs, where that is not done yet."""
-        {"sft": lambda: self.reference, "reward": lambda: self.reward_model}.get(stage, lambda: self.policy(stage))()
+        product = {"sft": "reference", "reward": "reward_model"}.get(stage)
+        getattr(self, product) if product else self.policy(stage)
 
     @property
     def prompts(self) -> list[Text]:

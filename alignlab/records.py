@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from alignlab.errors import UserError
-from alignlab.sources import Malformed, rows
+from alignlab.sources import Malformed, rows, shown
 from alignlab.talks import EQUAL_ANSWERS, Text, Unteachable, beside_prompt, canonical, completion, is_talk, part, text_or_messages, turns_of
 
 Say = Callable[[str], None]
@@ -160,7 +160,7 @@ def read(
     Raises:
         UserError: nothing there, or malformed rows, all of them counted.
     """
-    reading, faults, seen = Reading(str(source)), [], 0
+    reading, faults, seen = Reading(shown(source)), [], 0
     for place, row in rows(source, split, config):
         if limit is not None and seen >= limit:
             break
@@ -178,13 +178,13 @@ def read(
             faults.append((place, "nested too deeply; write plain strings or a flat list of messages"))
     if len(faults) == 1:
         place, words = faults[0]
-        raise UserError(f"{source}, {place}: {words}")
+        raise UserError(f"{shown(source)}, {place}: {words}")
     if faults:
-        shown = "; ".join(f"{place}: {words}" for place, words in faults[:SHOWN])
+        first = "; ".join(f"{place}: {words}" for place, words in faults[:SHOWN])
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise UserError(f"{source}: {len(faults)} of {seen} rows are malformed: {shown}{more}")
+        raise UserError(f"{shown(source)}: {len(faults)} of {seen} rows are malformed: {first}{more}")
     if not seen:
-        raise UserError(f"{source}: no records; write one object per line")
+        raise UserError(f"{shown(source)}: no records; write one object per line")
     return reading
 
 
@@ -194,7 +194,7 @@ def read(
 def _plain(row: dict, columns: dict[str, str]) -> dict:
     """A row under our column names, without the columns that JSON cannot hold (bytes, dates, NaN)."""
     if missing := [theirs for theirs in columns.values() if theirs not in row]:
-        raise Malformed(f"there is no column {missing[0]!r}; the columns are {', '.join(map(_one_line, row))}")
+        raise Malformed(f"there is no column {missing[0]!r}; the columns are {', '.join(map(shown, row))}")
     renamed = {ours: row[theirs] for ours, theirs in columns.items()}
     row = {name: value for name, value in row.items() if name not in columns.values()} | renamed
     needed = {"prompt", "chosen", "rejected", "completion", "system"}
@@ -202,11 +202,6 @@ def _plain(row: dict, columns: dict[str, str]) -> dict:
     if not _is_unicode(kept):
         raise Malformed("half of a character (a lone surrogate such as \\ud83d); write the whole one")
     return kept
-
-
-def _one_line(name) -> str:
-    """A column's name, quoted where it would break the line of a message."""
-    return name if isinstance(name, str) and name.isprintable() else repr(name)
 
 
 def _fits_json(value) -> bool:

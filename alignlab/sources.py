@@ -51,7 +51,7 @@ def rows(source: str | Path, split: str | None, config: str | None) -> Iterator[
     elif mode:
         yield from _file_rows(path)
     elif path.suffix.lower() in FILES or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        raise UserError(f"{_shown(source)}: no such file; give a JSON Lines file or the name of a hub set (owner/name)")
+        raise UserError(f"{shown(source)}: no such file; give a JSON Lines file or the name of a hub set (owner/name)")
     else:
         yield from _set_rows(str(source), split, config, saved=False)
 
@@ -63,13 +63,13 @@ def _mode(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return 0
     except (OSError, ValueError) as error:
-        raise UserError(f"{_shown(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise UserError(f"{shown(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError(f"{_shown(path)}: is a device or a pipe; write what it gives to a file")
+        raise UserError(f"{shown(path)}: is a device or a pipe; write what it gives to a file")
     return mode
 
 
-def _shown(name) -> str:
+def shown(name) -> str:
     """A name, quoted where it would break the line of a message."""
     return str(name) if str(name).isprintable() and str(name) else repr(str(name))
 
@@ -82,7 +82,7 @@ def _guarded(name: str, fault: str, cure: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {_shown(' '.join(str(error).split())[:300])}"
+        reason = f"{type(error).__name__}: {shown(' '.join(str(error).split())[:300])}"
         words = (f"choose a {word} with --{word}" for word in ("split", "config") if word in reason.lower())
         raise UserError(f"{name}: {fault} ({reason}); {cure or next(words, 'check the name and the connection')}") from error
 
@@ -91,14 +91,14 @@ def _set_rows(source: str | Path, split: str | None, config: str | None, saved: 
     """Rows of a set of the hub, or of what `datasets` saved with `save_to_disk`: one set, or one for each split."""
     import datasets
 
-    name, asked = _shown(source), split or "train"
+    name, asked = shown(source), split or "train"
     fault, cure = ("the saved set", "save it again") if saved else ("no file here, and the hub's set", "")
     with _guarded(name, f"{fault} cannot be read", cure):
         if saved:
             data = datasets.load_from_disk(str(source))
             splits = data if isinstance(data, dict) else {str(data.split) if split and data.split else asked: data}
             if asked not in splits:
-                raise UserError(f"{name}: no split {asked!r}; choose one of {', '.join(map(_shown, splits))} with --split")
+                raise UserError(f"{name}: no split {asked!r}; choose one of {', '.join(map(shown, splits))} with --split")
             data = splits[asked]
         else:
             data = datasets.load_dataset(source, *([config] if config else []), split=asked)
@@ -118,7 +118,7 @@ def _kept_columns(name: str, columns: Sequence[str], schema=()) -> list[int]:
         if counts[column] > 1:
             raise UserError(f"{name}: {counts[column]} columns are called {column!r}; keep one of them")
         if column in other:
-            raise UserError(f"{name}: column {column!r} holds {_shown(other[column][:60])}; alignlab reads text only, save it as text")
+            raise UserError(f"{name}: column {column!r} holds {shown(other[column][:60])}; alignlab reads text only, save it as text")
     return [position for position, column in enumerate(columns) if column.strip() and counts[column] == 1 and column not in other]
 
 
@@ -132,7 +132,7 @@ def _decoded(row: dict) -> dict | Malformed:
 
 def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | Malformed]]:
     """Rows of the data files in a folder that belong to the split; those in different formats would hold the same rows twice."""
-    name, files = _shown(folder), _names(folder)
+    name, files = shown(folder), _names(folder)
     if {"dataset_info.json", "dataset_dict.json"} & set(files):
         yield from _set_rows(folder, split, None, saved=True)
         return
@@ -145,10 +145,10 @@ def _folder_rows(folder: Path, split: str | None) -> Iterator[tuple[str, dict | 
         form = [file[len(stem) :].lower(), *SHARD_OF.findall(stem.lower())]
         other, known = formats.setdefault(SHARD_OF.sub("", stem.lower()), (file, form))
         if form != known:
-            raise UserError(f"{name}: {_shown(other)} and {_shown(file)} look like the same rows twice; remove one of them")
+            raise UserError(f"{name}: {shown(other)} and {shown(file)} look like the same rows twice; remove one of them")
     for file in data:
         for place, row in _file_rows(folder / file):
-            yield (place if len(data) == 1 else f"{_shown(file)} {place}"), row
+            yield (place if len(data) == 1 else f"{shown(file)} {place}"), row
 
 
 def _names(folder: Path) -> list[str]:
@@ -159,7 +159,7 @@ def _names(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         names += [Path(place, name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
     if errors:
-        raise UserError(f"{_shown(errors[0].filename)}: cannot be read ({errors[0].strerror})")
+        raise UserError(f"{shown(errors[0].filename)}: cannot be read ({errors[0].strerror})")
     return sorted(names)
 
 
@@ -175,14 +175,14 @@ def _of_split(folder: str, files: list[str], split: str | None) -> list[str]:
     told = {file: next((found[0] for found in map(word.search, parts[file]) if found), "") for file in files}
     exact = [file for file in files if told[file] == asked]
     if not exact and (only := sorted(set(told.values()) - {""}) or (files if split else [])):
-        names = ", ".join(map(_shown, only[:10]))
+        names = ", ".join(map(shown, only[:10]))
         raise UserError(f"{folder}: no file for split {asked!r}, only {names}; choose a split with --split, or give one file")
     return exact or files
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, dict | Malformed]]:
     """Rows of one file, by what it holds; the ending only tells tables from JSON."""
-    name = _shown(path)
+    name = shown(path)
     try:
         _mode(path)
         opener, head = _opener(name, path)
@@ -198,7 +198,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict | Malformed]]:
         raise UserError(f"{name}: not {encoding} text ({reason}); fetch it again if it is cut off, or save it as UTF-8") from None
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         told = getattr(error, "strerror", None)  # by the system; else by what decompresses
-        fault = f"cannot be read ({told})" if told else f"the compressed file is damaged ({_shown(error)}); fetch it again"
+        fault = f"cannot be read ({told})" if told else f"the compressed file is damaged ({shown(error)}); fetch it again"
         raise UserError(f"{name}: {fault}") from None
 
 

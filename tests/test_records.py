@@ -406,3 +406,11 @@ def test_a_gzip_file_damaged_within_is_named_and_hidden_files_of_a_folder_are_no
     write(tmp_path / "folder", ROWS, "train.jsonl")
     (tmp_path / "folder/.cache/train.jsonl.metadata").write_text("not data")
     assert records.read_preferences(tmp_path / "folder") == ROWS
+
+
+def test_a_name_with_a_line_break_stays_one_line(tmp_path):
+    for rows in (["{broken"], [GOOD | {"chosen": ""}] * 3, []):
+        with pytest.raises(UserError) as error:
+            data_of = write(tmp_path, rows, "two\nlines.jsonl")
+            records.read_preferences(data_of, say=lambda words: None)
+        assert "\n" not in str(error.value) and "lines.jsonl" in str(error.value)

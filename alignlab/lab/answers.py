@@ -59,13 +59,12 @@ def gold_efficiency(gold: float, reference_gold: float, frontier_gold: float) ->
 
 def win_rate(gold: Tensor, reference_gold: Tensor) -> Tensor:
     """Share of all comparisons that the policy's answers win, ties counting half: (M,), (N,) -> ()."""
-    difference = gold[:, None] - reference_gold[None, :]
-    return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
+    return losses.accuracy(gold[:, None] - reference_gold[None, :])
 
 
 def agreement(chosen_gold: Tensor, rejected_gold: Tensor) -> Tensor:
     """Share of labels that go with gold, of L labels whose two answers have these golds; equal golds count half: (L,), (L,) -> ()."""
-    return (chosen_gold > rejected_gold).float().mean() + (chosen_gold == rejected_gold).float().mean() / 2
+    return losses.accuracy(chosen_gold - rejected_gold)
 
 
 def preference_record(prompt: str, first: str, second: str, first_is_better: bool) -> dict:
