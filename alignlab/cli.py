@@ -106,7 +106,7 @@ for _name in ("sft", "reward", *METHODS):
 
 
 def _comparison(path: Path) -> dict:
-    from alignlab.runs import read_json
+    from alignlab.files import read_json
 
     comparison = read_json(path)
     needed = {"size", "judge", "betas", "curves", "policies"}
@@ -178,9 +178,10 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     own_betas = {"ppo": ppo_beta, "dpo": dpo_beta}
     from transformers.utils.logging import disable_progress_bar
 
+    from alignlab.files import disk_error
     from alignlab.pipeline import Pipeline
     from alignlab.recipes import choose
-    from alignlab.runs import Run, check_folder, disk_error
+    from alignlab.runs import Run, check_folder
 
     disable_progress_bar()  # of loading, which would stand between ours
     if out is not None:

@@ -12,10 +12,11 @@ import torch
 
 from alignlab import evaluate, losses
 from alignlab.errors import UserError
+from alignlab.files import write_lines
 from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, load
 from alignlab.recipe import Progress, Recipe
-from alignlab.records import read_preferences, write_lines
+from alignlab.records import read_preferences
 from alignlab.rollout import Score
 from alignlab.runs import Run
 from alignlab.stages import stages

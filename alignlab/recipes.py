@@ -15,6 +15,7 @@ from alignlab import smol as weights
 from alignlab.base import best_device
 from alignlab.encoding import last_message, prompt_text
 from alignlab.errors import UserError
+from alignlab.files import fingerprint
 from alignlab.fit import fitted
 from alignlab.loading import read_config, read_tokenizer
 from alignlab.models import Base, load
@@ -23,7 +24,6 @@ from alignlab.recipe import Recipe, Source
 from alignlab.records import data_folder, preferences, read_demonstrations, read_preferences, read_prompts, split_by_prompt
 from alignlab.records import demonstrations as read_shown
 from alignlab.rollout import Completions
-from alignlab.runs import fingerprint
 from alignlab.talks import Text
 
 # ---------------------------------------------------------------------------------------------- tiny

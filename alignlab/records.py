@@ -5,7 +5,7 @@ nothing to teach (an empty answer, chosen equal to rejected) is left out and cou
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -285,11 +285,6 @@ def _with_system(row: dict, prompt: Text) -> Text:
 
 def _without_system(row: dict) -> dict:
     return {name: value for name, value in row.items() if name != "system"}
-
-
-def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Write a JSON Lines file, one object per line."""
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8", newline="\n")
 
 
 # ---------------------------------------------------------------------------------------------- bundled data, held-out prompts

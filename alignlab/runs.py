@@ -4,8 +4,6 @@ A product is written beside its place and renamed into it, with the sha256 of ea
 run that was stopped continues at the first stage that is not finished, and its metrics read as if it had never stopped.
 """
 
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from alignlab.errors import UserError
+from alignlab.files import disk_error, json_lines, on_disk, read_json, read_lines, sha256, sync, write_lines, write_whole
 
 LOCK, HOLDER = ".lock", ".holder"  # who writes here: the lock itself, and the process that has it
 
@@ -48,18 +47,6 @@ def _first_difference(one: dict, other: dict, within: str = "") -> tuple[str, ob
     if isinstance(old, dict) and isinstance(new, dict):
         return _first_difference(old, new, f"{within}{key}.")
     return f"{within}{key}", old, new
-
-
-def disk_error(folder: Path, error: Exception) -> UserError | None:
-    """The one line for a disk that is full or may not be written, or None where the error is another."""
-    if isinstance(error, UserError):
-        return None
-    code, text = getattr(error, "errno", None), str(error)
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-        return UserError(f"{folder}: the disk is full; free some space, then the same command continues")
-    if code in (errno.EROFS, errno.EACCES, errno.EPERM) or "Read-only file system" in text or "Permission denied" in text:
-        return UserError(f"{folder}: cannot be written ({os.strerror(code) if code else text}); choose another --out")
-    return None
 
 
 class Run:
@@ -142,7 +129,7 @@ class Run:
         manifest = self.manifest
         for file, digest in manifest.get(name, {}).items():
             path = self._path(file)
-            if not path.is_file() or _sha256(path) != digest:
+            if not path.is_file() or sha256(path) != digest:
                 raise UserError(f"{path}: missing or damaged since it was written; remove {self.folder} and run again")
         return name in manifest
 
@@ -151,32 +138,20 @@ class Run:
         final, draft = self._path(name), self._path(f".{name}.part")
         for old in (draft, final):
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        try:
-            return self._write(name, final, draft, save)
-        except Exception as error:
-            raise disk_error(self.folder, error) or error from None
-
-    def _write(self, name: str, final: Path, draft: Path, save: Callable[[Path], None]) -> Path:
-        save(draft)
-        files = [draft] if draft.is_file() else sorted(path for path in draft.rglob("*") if path.is_file())
-        for file in files:
-            _sync(file)
-        digests = {(Path(name) / file.relative_to(draft)).as_posix(): _sha256(file) for file in files}
-        draft.rename(final)
+        with on_disk(self.folder):
+            save(draft)
+            files = [draft] if draft.is_file() else sorted(path for path in draft.rglob("*") if path.is_file())
+            for file in files:
+                sync(file)
+            digests = {(Path(name) / file.relative_to(draft)).as_posix(): sha256(file) for file in files}
+            draft.rename(final)
         self.write_json("checkpoints/manifest.json", self.manifest | {name: digests})
         return final
 
     def write_json(self, name: str, value) -> None:
         """Replace a JSON file in one step."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        try:
-            draft.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-            _sync(draft)
-            draft.replace(path)
-        except OSError as error:
-            raise disk_error(self.folder, error) or error from None
+        with on_disk(self.folder):
+            write_whole(self._path(name), json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
     def abandon(self) -> None:
         """Take back a run that was started here and finished nothing, so that a mistake leaves no half-written folder behind."""
@@ -189,12 +164,9 @@ class Run:
 
     def log(self, metrics: dict, file: str = "metrics.jsonl") -> None:
         """Add one object."""
-        line = _line(metrics)
-        try:
-            with self._path(file).open("a", encoding="utf-8") as lines:
-                lines.write(line)
-        except OSError as error:
-            raise disk_error(self.folder, error) or error from None
+        line = json_lines([metrics])
+        with on_disk(self.folder), self._path(file).open("a", encoding="utf-8") as lines:
+            lines.write(line)
 
     def metrics(self, file: str = "metrics.jsonl") -> Iterator[dict]:
         """All objects, in the order in which they were added."""
@@ -207,62 +179,8 @@ class Run:
             kept = [record for record in records if record["stage"] != stage]
             path = self._path(file)
             if path.is_file() and (len(kept) < len(records) or not path.read_bytes().endswith(b"\n")):
-                draft = path.with_suffix(".part")
-                draft.write_text("".join(map(_line, kept)), encoding="utf-8")
-                draft.replace(path)
+                with on_disk(self.folder):
+                    write_lines(path, kept)
 
     def _path(self, name: str) -> Path:
         return self.folder / name
-
-
-def fingerprint(*sources: str | Path) -> str:
-    """Twelve hex digits of the contents of files and folders, so that a run is never resumed on others; a hub name stands for itself."""
-    digest = hashlib.sha256()
-    for source in map(Path, sources):
-        files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
-        for file in files:
-            if source.is_dir():
-                digest.update(file.relative_to(source).as_posix().encode())
-            if not file.is_file():
-                digest.update(str(file).encode())
-                continue
-            with file.open("rb") as content:
-                while part := content.read(2**22):
-                    digest.update(part)
-    return digest.hexdigest()[:12]
-
-
-def read_json(path: Path):
-    """The value in a JSON file. Raises UserError where it is not there or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; is {path.parent} a finished run of `alignlab run`?") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; run again") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: broken ({error.msg}, line {error.lineno}); run again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def read_lines(path: Path) -> Iterator[dict]:
-    """The objects of a JSON Lines file; a last line that was cut off is left out, a missing file is empty."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):
-                    yield json.loads(line)
-
-
-def _line(record: dict) -> str:
-    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:  # Windows flushes only what is open for writing
-        os.fsync(file.fileno())

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignlab import cli
 from alignlab.errors import UserError
-from alignlab.runs import Run, read_lines
+from alignlab.files import read_lines
+from alignlab.runs import Run
 
 PAIR = {"prompt": "Say something.", "chosen": "Something kind.", "rejected": "Something rude."}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from alignlab import data, encoding, fit, records
 from alignlab.data import Example, collate
 from alignlab.errors import UserError
-from alignlab.records import read_preferences, split_by_prompt, write_lines
+from alignlab.files import write_lines
+from alignlab.records import read_preferences, split_by_prompt
 
 ROOMY = 10**6
 often = settings(max_examples=60, deadline=None, database=None, derandomize=True)

@@ -10,12 +10,13 @@ import ipywidgets
 import pytest
 from hostile import HOSTILE
 
-from alignlab import dpo, recipes, reward
+from alignlab import dpo, files, recipes, reward
 from alignlab.errors import UserError
+from alignlab.files import write_lines
 from alignlab.lab import label, live, rules, taste
 from alignlab.lab.screen import KEYS
 from alignlab.models import load
-from alignlab.records import data_folder, read_preferences, write_lines
+from alignlab.records import data_folder, read_preferences
 
 
 def made(count: int, gold: bool = True) -> list[dict]:
@@ -96,7 +97,7 @@ def test_a_write_that_fails_changes_nothing(path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(label.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         desk.choose("b")
     assert view(desk) == before and path.read_text() == text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from shorter import shorten
 
 from alignlab.lab import checks
 from alignlab.tools import classroom
@@ -133,6 +134,7 @@ def run(path: Path, place: Path, monkeypatch, solved: bool):
     monkeypatch.setenv("ALIGNLAB_FAST", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     notebook = nbformat.read(path, 4)
+    shorten(notebook, path.name)
     if solved:
         classroom.solve(notebook)
     classroom.execute(notebook, place, timeout=600)
@@ -196,6 +198,9 @@ def test_grading_a_whole_notebook_gives_full_marks_for_answers_and_none_for_stub
         if path.name != kept:
             path.unlink()
             (course / "release" / "alignlab" / path.name).unlink()
+    source = nbformat.read(course / "source" / "alignlab" / kept, 4)
+    shorten(source, kept)
+    nbformat.write(source, course / "source" / "alignlab" / kept)
     classroom.nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
     for student, answered in (("all", True), ("none", False)):
         notebook = nbformat.read(course / "release" / "alignlab" / kept, 4)

@@ -15,6 +15,7 @@ from architectures import tokenizer
 
 from alignlab import encoding, records, talks
 from alignlab.errors import UserError
+from alignlab.files import write_lines
 
 GOOD = {"prompt": "the film", "chosen": "was good", "rejected": "was long"}
 ROWS = [GOOD | {"prompt": f"the film {i}"} for i in range(6)]
@@ -131,7 +132,7 @@ def test_what_json_cannot_hold_is_dropped_at_reading_and_the_rest_can_be_written
     monkeypatch.setattr(datasets, "load_dataset", lambda *words, split: [row])
     rows = records.read_preferences("someone/set")
     assert rows == [GOOD | {"stars": 5}]
-    records.write_lines(tmp_path / "again.jsonl", rows)
+    write_lines(tmp_path / "again.jsonl", rows)
     assert records.read_preferences(tmp_path / "again.jsonl") == rows
 
 

@@ -15,7 +15,7 @@ from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run
 
-FAST = bool(os.environ.get("ALIGNLAB_FAST"))  # the tests' setting: every cell runs, nothing is trained for long
+FAST = bool(os.environ.get("ALIGNLAB_FAST"))  # the tests' setting: the shared run is of the fast size
 
 
 def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None) -> Pipeline:
@@ -40,11 +40,6 @@ def _set_up_notebook() -> None:
     shell = get_ipython()
     if shell is not None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: view.png(figure, dpi=90))
-
-
-def few(usual: int, fast: int) -> int:
-    """A number of steps or samples: as it should be, or small where the tests run a notebook."""
-    return fast if FAST else usual
 
 
 def machine(size: str) -> str:

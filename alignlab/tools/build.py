@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignlab import data, encoding, losses, recipes, records, sft, world
+from alignlab.files import write_lines
 from alignlab.models import Base
 from alignlab.pairs import sample_pairs
 
@@ -105,13 +106,13 @@ def write_grammar(folder: Path) -> None:
     for i in range(DEMONSTRATIONS):
         request = train[i % len(train)]
         shown.append({"prompt": request.prompt, "completion": world.write_review(request, rng)})
-    records.write_lines(folder / "demonstrations.jsonl", shown)
-    records.write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
-    records.write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
+    write_lines(folder / "demonstrations.jsonl", shown)
+    write_lines(folder / "prompts.jsonl", [{"prompt": request.prompt} for request in train])
+    write_lines(folder / "prompts_test.jsonl", [{"prompt": request.prompt} for request in test])
     english = [_english(genre, topic) for genre in world.GENRES for topic in world.TOPICS]
     english.sort(key=lambda prompt: rng.random())
-    records.write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
-    records.write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
+    write_lines(folder / "prompts_smol.jsonl", [{"prompt": prompt} for prompt in english[32:]])
+    write_lines(folder / "prompts_smol_test.jsonl", [{"prompt": prompt} for prompt in english[:32]])
 
 
 def _english(genre: str, topic: str) -> list[dict]:
@@ -137,7 +138,7 @@ def write_pairs(folder: Path) -> None:
         asked = [prompts[i % len(prompts)] for i in range(count)]
         limit = recipe.sampling.max_new_tokens
         pairs = sample_pairs(reference, asked, recipes.world_gold, world.Annotator(), seed=seed, max_new_tokens=limit)
-        records.write_lines(folder / name, pairs)
+        write_lines(folder / name, pairs)
         print(f"{name}: {len(pairs)} pairs of {count} prompts asked", flush=True)
 
 

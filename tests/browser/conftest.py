@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from shorter import shorten
 
 ROOT = Path(__file__).parents[2]
 SHOTS = Path(os.environ.get("ALIGNLAB_SHOTS", "test-output/screenshots"))
@@ -209,7 +210,9 @@ def notebook(request, server, browser):
         name = re.sub(r"\W+", "-", request.node.name).strip("-")
         path = server.folder / f"{name}.ipynb"
         if isinstance(what, Path):
-            shutil.copy(what, path)
+            lesson = nbformat.read(what, 4)
+            shorten(lesson, what.name)
+            nbformat.write(lesson, path)
         else:
             kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
             (server.folder / "prepare.py").write_text(PREPARE)
