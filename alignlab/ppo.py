@@ -13,7 +13,7 @@ from alignlab.heads import ValueHead
 from alignlab.models import Measures, Policy
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
 from alignlab.rollout import Completions, Score, sample, score_completions
-from alignlab.stage import FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
+from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 from alignlab.talks import Text
 
 LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would never rise
@@ -111,7 +111,7 @@ def update(
     rng: torch.Generator, share: float = 1.0, equations=losses,
 ) -> dict:  # fmt: skip
     """One epoch of minibatches over the experience, at that share of the learning rates; returns metrics, means over the epoch."""
-    whole, parts = experience.samples.batch, []
+    whole, parts, norms = experience.samples.batch, [], []
     minibatches = torch.randperm(len(experience.samples), generator=rng).split(config.minibatch_size)
     for rows in minibatches:
         rows, loss = rows.to(policy.device), 0.0
@@ -133,9 +133,9 @@ def update(
             parts.append((weight.item() / len(minibatches), {
                 "loss": policy_part.item(), "value_loss": value_part.item(), **_moved(logps.detach(), old_logps, mask, config.clip_epsilon),
             }))  # fmt: skip
-        clip_gradients(optimizer, loss)
+        norms.append(clip_gradients(optimizer, loss))
         optimizer.step()
-    means = {key: sum(weight * part[key] for weight, part in parts) for key in parts[0][1]}
+    means = {key: sum(weight * part[key] for weight, part in parts) for key in parts[0][1]} | {"gradient_norm": sum(norms) / len(norms)}
     known = equations.explained_variance(experience.values, experience.returns, whole.mask)
     return means | {"ratio": max(part["ratio"] for _, part in parts), "explained_variance": known.item()}
 
@@ -209,7 +209,7 @@ def begin(given: Given, config: Config, name: str, equations=losses) -> tuple[Po
 STAGE = Stage(
     name="ppo", title="PPO", config=Config, needs=("sft", "reward"), begin=begin, check=check, colour="#D55E00", marker="o", samples=True,
     announce=lambda given, config: f"PPO with beta {config.beta:g}",
-    metrics=FRESH_ANSWERS | {
+    metrics=EVERY_STEP | FRESH_ANSWERS | {
         "reward": "mean score of the reward model, missing-EOS rule applied",
         "kl_se": "standard error of kl", "beta": "price of KL, in reward units per nat",
         "objective": "reward minus beta times kl: what PPO maximises",
