@@ -1,9 +1,10 @@
 """Stage 2 of the PPO pipeline: a reward model learned from preferences (Bradley-Terry)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from alignlab import losses
 from alignlab.data import collate, encode_all, lengths
@@ -24,8 +25,12 @@ class Config:
     seed: int = 0  # order of the pairs
 
 
-def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> Iterator[dict]:
+def train(
+    reward_model: RewardModel, pairs: Sequence[dict], config: Config, loss_fn: Callable[[Tensor, Tensor], Tensor] = losses.preference_loss
+) -> Iterator[dict]:
     """Train the reward model on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics per step.
+
+    `loss_fn` is called as `loss_fn(chosen_scores, rejected_scores)` and gives a mean over pairs.
 
     Metrics: see `STAGE.metrics`.
     """
@@ -42,7 +47,7 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
             chosen, rejected = zip(*(examples[row] for row in micro.tolist()), strict=True)
             batch = collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device)
             chosen_scores, rejected_scores = reward_model.scores(batch).chunk(2)
-            part = losses.preference_loss(chosen_scores, rejected_scores) * (len(micro) / len(rows))
+            part = loss_fn(chosen_scores, rejected_scores) * (len(micro) / len(rows))
             part.backward()
             loss += part.item()
             margins.append((chosen_scores - rejected_scores).detach())
@@ -55,10 +60,12 @@ def train(reward_model: RewardModel, pairs: Sequence[dict], config: Config) -> I
         }  # fmt: skip
 
 
-def begin(given: Given, config: Config, name: str) -> tuple[RewardModel, Iterator[dict]]:
+def begin(
+    given: Given, config: Config, name: str, loss_fn: Callable[[Tensor, Tensor], Tensor] = losses.preference_loss
+) -> tuple[RewardModel, Iterator[dict]]:
     """A fresh reward model, and the steps that train it on the pairs."""
     model = given.reference.reward_model(name, given.rank, given.seed)
-    return model, train(model, given.pairs[0], config)
+    return model, train(model, given.pairs[0], config, loss_fn)
 
 
 STAGE = Stage(

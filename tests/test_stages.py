@@ -236,6 +236,20 @@ def one_step(module, base, records, micro, **settings):
     return metrics, gradients(model), copies(model.parameters())
 
 
+@pytest.mark.parametrize(("module", "records"), [(sft, DEMONSTRATIONS), (dpo, PAIRS), (reward, PAIRS)], ids=["sft", "dpo", "reward"])
+def test_a_loss_of_ones_own_takes_the_place_of_the_packages(module, records):
+    base, seen = build("llama"), []
+    model = shaken(base.reward_model(rank=2) if module is reward else base.policy(rank=2))
+
+    def flat(*given, **settings):
+        seen.append(given)
+        return given[0].sum() * 0
+
+    before = copies(model.parameters())
+    list(module.train(model, records, module.Config(batch_size=8, epochs=1), loss_fn=flat))
+    assert seen and identical(before, model.parameters())
+
+
 def test_micro_batches_put_rows_of_similar_length_together_and_leave_a_single_part_as_it_is():
     rows, tokens = torch.tensor([3, 0, 2, 1, 4]), torch.tensor([9, 1, 8, 2, 5])
     assert [part.tolist() for part in micro_batches(rows, tokens, 2)] == [[1, 3], [4, 2], [0]]
