@@ -150,7 +150,7 @@ def test_pairs_are_the_surest_the_worst_and_the_nearest_to_a_coin():
     best, worst, disputed = (part.split("</table>")[0] for part in view.html.split("<table")[1:])
     for part, rows in ((best, [0, 5]), (worst, [1, 4]), (disputed, [2, 4])):
         places = [part.index(f">p{i}<") for i in rows]
-        assert places == sorted(places) and part.count("scope='row'") == 2
+        assert places == sorted(places) and part.count('scope="row"') == 2
     assert "[gold 2.00]" in best and "95%" in best and "12%" in worst  # sigmoid(3), sigmoid(-2)
     assert "r5" in repr(view)
 

@@ -1,14 +1,13 @@
 """The two workflows as diagrams; `python -m alignlab.lab.diagrams` redraws the committed ones."""
 
 import hashlib
-import html
 import re
 import subprocess
 from pathlib import Path
 
 import graphviz
 
-from alignlab.lab.show import View
+from alignlab.lab.page import View, render
 from alignlab.lab.view import INK
 
 # Fills are light tints of the project's colours; shape and words tell kinds apart without them.
@@ -150,13 +149,13 @@ def diagram(name: str) -> View:
     """
     if name not in DIAGRAMS:
         raise ValueError(f"name must be one of {sorted(DIAGRAMS)}, got {name!r}")
-    graph, words = DIAGRAMS[name][0](), html.escape(DIAGRAMS[name][1])
+    draw, words = DIAGRAMS[name]
+    graph = draw()
     svg = _by_dot(graph) or _by_pygraphviz(graph) or _committed(name, graph)
-    if svg is None:
-        return View(f"<figure aria-label='{words}'><pre>{html.escape(graph.source)}</pre></figure>", graph.source)
-    svg = svg[svg.index("<svg") :]  # without the XML head, which has no place inside a page
-    svg = re.sub(r'width="(\d+)pt" height="\d+pt"', r'style="width: 100%; max-width: \1pt; height: auto"', svg, count=1)
-    return View(f"<div role='img' aria-label='{words}' style='background: #fff'>{svg}</div>", graph.source)
+    if svg is not None:
+        svg = svg[svg.index("<svg") :]  # without the XML head, which has no place inside a page
+        svg = re.sub(r'width="(\d+)pt" height="\d+pt"', r'style="width: 100%; max-width: \1pt; height: auto"', svg, count=1)
+    return View(render("diagram", words=words, svg=svg, source=graph.source), graph.source)
 
 
 def _by_dot(graph: graphviz.Digraph) -> str | None:

@@ -1,8 +1,5 @@
 """The box of an explorer: sliders over a picture and its words; and how its pictures are laid out."""
 
-
-import base64
-import html
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -11,6 +8,7 @@ import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignlab.lab.page import address, bundle, render
 from alignlab.lab.view import INK, plain_axes, png
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
@@ -58,20 +56,14 @@ class Explorer(widgets.VBox):
         """Redraw the figure and rewrite its words, in place."""
         worked_out = self.numbers(**self.settings)
         self.words = self.tell(worked_out, **self.settings)
-        alt = html.escape(f"{self.words.picture} {self.words.numbers}")
-        source = base64.b64encode(png(self.draw(worked_out, **self.settings), dpi=100)).decode()
-        self.picture.value = f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{source}">'
-        look, numbers = html.escape(self.words.look), html.escape(self.words.numbers)
-        self.caption.value = f'<div role="status" style="line-height: 1.4"><p><b>Look:</b> {look}</p><p><code>{numbers}</code></p></div>'
+        self.drawn = address(png(self.draw(worked_out, **self.settings), dpi=100))
+        self.picture.value = render("explorer_picture", words=self.words, picture=self.drawn)
+        self.caption.value = render("explorer_caption", words=self.words)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         state = ", ".join(f"{control.description} = {control.value:g}" for control in self.controls.values())
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {
-            "text/plain": f"{self.words.picture}\nAt {state}: {self.words.numbers}\nLook: {self.words.look}",
-            "text/html": f"<div><p>{html.escape(state)}</p>{self.picture.value}{self.caption.value}</div>",
-            "application/vnd.jupyter.widget-view+json": view,
-        }
+        text = f"{self.words.picture}\nAt {state}: {self.words.numbers}\nLook: {self.words.look}"
+        return bundle(text, render("explorer", state=state, words=self.words, picture=self.drawn), self)
 
 
 LABEL, WIDTH = {"description_width": "initial"}, {"width": "21rem"}

@@ -8,9 +8,7 @@ The desk is a list of labels and one function that says which pair comes next; t
 an ordinary preference file, so `alignlab run --data labels.jsonl --model ...` reads it too.
 """
 
-import html
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +19,10 @@ from typing import NamedTuple
 import ipywidgets
 
 from alignlab.errors import UserError
+from alignlab.files import fingerprint, read_lines, write_lines
+from alignlab.lab.page import bundle, render
 from alignlab.lab.screen import Screen, words
-from alignlab.records import read_preferences, write_lines
-from alignlab.runs import fingerprint, read_lines
+from alignlab.records import read_preferences
 from alignlab.talks import Text
 
 Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
@@ -265,13 +264,8 @@ class Desk:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         """The widget; where widgets cannot live, the same in text."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget().model_id}
         text = "\n".join(self._lines())
-        return {
-            "text/plain": text,
-            "text/html": f"<pre style='white-space: pre-wrap; margin: 0'>{html.escape(text)}</pre>",
-            "application/vnd.jupyter.widget-view+json": view,
-        }
+        return bundle(text, render("preformatted", text=text, style="white-space: pre-wrap; margin: 0"), self.widget())
 
     def _lines(self) -> list[str]:
         """The desk as plain text."""
@@ -316,15 +310,10 @@ def gold_margin(record: dict) -> float | None:
 
 def _replace(path: Path, records: Sequence[dict]) -> None:
     """Write a JSON Lines file in one step; no records, no file."""
-    if not records:
+    if records:
+        write_lines(path, records)
+    else:
         path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    write_lines(draft, records)
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def share(right: int, count: int) -> list[float] | None:

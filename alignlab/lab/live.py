@@ -8,8 +8,6 @@ only notes what was asked; between two steps, and only there, that is written in
 """
 
 import asyncio
-import base64
-import html
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,11 +17,12 @@ import ipywidgets
 from IPython.display import display
 
 from alignlab.encoding import last_message
+from alignlab.files import read_lines
 from alignlab.lab import show
 from alignlab.lab.dashboard import Dashboard
 from alignlab.lab.kernel import kernel, messages
+from alignlab.lab.page import address, bundle, render
 from alignlab.lab.training import Training, controls_of, short
-from alignlab.runs import read_lines
 from alignlab.stage import Control
 from alignlab.stages import METHODS, stages
 
@@ -180,8 +179,8 @@ class _Desk:
             for training, knobs in zip(trainings, self.knobs, strict=True)
         ]
         self.box = ipywidgets.VBox([ipywidgets.HBox([self.pause, self.step, self.stop]), ipywidgets.HBox(columns)])
-        self.panel = display(self._controls(), raw=True, display_id=True)
-        self.status = display(*self._words(), raw=True, display_id=True)
+        self.panel = display(self._settings(self.box), raw=True, display_id=True)
+        self.status = display(self._words(), raw=True, display_id=True)
         self.picture = display({"text/plain": "(the curves follow)"}, raw=True, display_id=True)
 
     # ------------------------------------------------------------------------------------------ what the user does
@@ -255,16 +254,12 @@ class _Desk:
         words = self.dashboard.words(histories)
         picture = {"image/png": self.dashboard.draw(histories), "text/plain": words}
         self.picture.update(picture, raw=True, metadata={"image/png": {"alt": words}})
-        self.status.update(*self._words(), raw=True)
+        self.status.update(self._words(), raw=True)
         for knob in sum(self.knobs, []):
             knob.follow()
 
-    def _controls(self) -> dict:
-        """The controls; as text where widgets cannot live."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return {**self._settings(), "application/vnd.jupyter.widget-view+json": view}
-
-    def _settings(self) -> dict:
+    def _settings(self, controls: ipywidgets.Widget | None = None) -> dict:
+        """The settings as text, to stand in place of the controls."""
         lines = []
         for training in self.trainings:
             lines.append(f"{training.title}: {training.settings()}")
@@ -272,23 +267,15 @@ class _Desk:
                 for change in record.get("changed", ()):
                     lines.append(f"  step {record['step'] + 1}: {change['name']} {short(change['old'])} to {short(change['new'])}")
         text = "\n".join(lines)
-        return {"text/plain": text, "text/html": f"<pre style='margin:0'>{html.escape(text)}</pre>"}
+        return bundle(text, render("preformatted", text=text, style="margin: 0"), controls)
 
-    def _words(self) -> tuple[dict]:
+    def _words(self) -> dict:
         """Where the trainings are, and what their policies write."""
-        text, parts = [], []
-        for training in self.trainings:
-            status = _status(training)
-            text.append(status)
-            parts.append(f"<div><b>{html.escape(status)}</b></div>")
-            for sample in _samples(training):
-                line = f"{sample['prompt']}  {sample['text']}"
-                text.append(f"  {line}")
-                parts.append(
-                    f"<div style='margin-left:1em'><span style='color:#555'>{html.escape(sample['prompt'])}</span> "
-                    f"{html.escape(sample['text'])}</div>"
-                )
-        return ({"text/plain": "\n".join(text), "text/html": "".join(parts)},)
+        told = [(_status(training), _samples(training)) for training in self.trainings]
+        lines = []
+        for status, samples in told:
+            lines += [status, *(f"  {sample['prompt']}  {sample['text']}" for sample in samples)]
+        return bundle("\n".join(lines), render("progress", trainings=told))
 
 
 def _status(training: Training) -> str:
@@ -340,16 +327,16 @@ def replay(source: str | Path | Sequence[dict], stage: str = METHODS[0]) -> None
         told.metrics = metrics[: scrubber.value]
         told.latest = told.metrics[-1]
         picture.value = Dashboard([stage]).draw([told.metrics])  # a new one: it must forget marks and curves that lie ahead
-        words.value = f"<b>{html.escape(_status(told))}</b>" + "".join(
-            show.strip_of(sample).html if "tokens" in sample else f"<p>{html.escape(sample['text'])}</p>"
-            for sample in told.latest.get("samples", ())
-        )
+        words.value = render("step", **_step(told))
 
     scrubber.observe(draw, names="value")
     draw()
     box = ipywidgets.VBox([scrubber, words, picture])
-    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
-    still = base64.b64encode(picture.value).decode()
-    page = f"{words.value}<img alt='{html.escape(Dashboard([stage]).words([told.metrics]))}' src='data:image/png;base64,{still}'>"
-    bundle = {"text/plain": _status(told), "text/html": page, "application/vnd.jupyter.widget-view+json": view}
-    display(bundle, raw=True)
+    still = render("replay", **_step(told), words=Dashboard([stage]).words([told.metrics]), picture=address(picture.value))
+    display(bundle(_status(told), still, box), raw=True)
+
+
+def _step(told: Training) -> dict:
+    """Where a recorded training stands, and its samples: strips of those that were told token by token, texts of the others."""
+    samples = (told.latest or {}).get("samples", ())
+    return {"status": _status(told), "samples": [show.strip_of(each) if "tokens" in each else each["text"] for each in samples]}

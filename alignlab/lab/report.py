@@ -1,17 +1,10 @@
 """A finished run in words: its table, its verdict, and the report as one page."""
 
-import base64
 from collections.abc import Sequence
-from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
-
-from alignlab.encoding import last_message
+from alignlab.lab.page import TEMPLATES, address
 from alignlab.lab.view import COLOURS, JUDGES, NAMES, STAGES, calibration_figure, plane_figure, png, scored, training_figure
 from alignlab.stages import METHODS
-
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 # ---------------------------------------------------------------------------------------------- words
 
@@ -91,25 +84,17 @@ COLUMNS = {
 
 
 def page(comparison: dict, metrics: Sequence[dict], config: dict) -> str:
-    """The comparison as one self-contained HTML page. The template escapes all text, whoever wrote it."""
+    """The comparison as one self-contained HTML page."""
     methods = [name for name in comparison["policies"] if name in METHODS]
     stages = {name: _listed([STAGES[stage].title for stage in (*STAGES[name].needs, name)]) for name in methods}
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"form": format, "last_message": last_message}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return TEMPLATES.get_template("report.html.jinja").render(
         comparison=comparison, config=config, columns=COLUMNS, names=NAMES, colours=COLOURS, betas=betas(comparison),
         titles=_listed([NAMES[name] for name in methods]), judge=JUDGES[comparison["judge"]["kind"]], verdict=verdict(comparison),
         needs="; ".join(f"{words} for {NAMES[name]}" for name, words in stages.items()),
-        plane=_data(plane_figure(comparison)), training=_data(training_figure(metrics)),
-        calibration=_data(calibration_figure(comparison["reward_model"])),
+        plane=address(png(plane_figure(comparison))), training=address(png(training_figure(metrics))),
+        calibration=address(png(calibration_figure(comparison["reward_model"]))),
     )  # fmt: skip
 
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) < 2 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _data(figure: Figure) -> str:
-    """A figure as the address of an image that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"

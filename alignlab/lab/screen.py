@@ -1,16 +1,14 @@
 """What a labelling desk shows: the pair, buttons, a field for keys, progress."""
 
-import html
-
 import ipywidgets
 
 from alignlab.errors import UserError
+from alignlab.lab.page import render
 from alignlab.talks import Text
 
 KEYS = (
     "Keys work only in the field Key: click it, or reach it with Tab; then a (A is better), b (B is better), t (tie), s (skip), u (undo)."
 )
-_PAIR = "flex: 1 1 20em; border: 1px solid #888; border-radius: 4px; padding: 0.5em 0.8em; white-space: pre-wrap; line-height: 1.45"
 
 
 def words(prompt: Text) -> str:
@@ -42,7 +40,7 @@ class Screen:
         for key, button in self.buttons.items():
             button.on_click(lambda _, key=key: self.press(key))
         self.field.observe(self._typed, names="value")
-        words = ipywidgets.HTML(f"<div><b>{html.escape(desk.task)}</b></div><div>{html.escape(KEYS)}</div>")
+        words = ipywidgets.HTML(render("desk_task", task=desk.task, keys=KEYS))
         row = ipywidgets.HBox([*self.buttons.values(), self.field], layout=ipywidgets.Layout(flex_flow="row wrap"))
         self.box = ipywidgets.VBox([words, self.pair, row, self.bar, self.status])
         self.refresh()
@@ -64,14 +62,9 @@ class Screen:
         """Show the desk as it is now."""
         question = self.desk.current
         if question is None:
-            self.pair.value = "<p>Every pair has its label.</p>"
+            self.pair.value = render("desk_done")
         else:
-            sides = "".join(
-                f'<div role="group" aria-label="Answer {name}" style="{_PAIR}"><b>{name}</b>\n{html.escape(text)}</div>'
-                for name, text in (("A", question.a), ("B", question.b))
-            )
-            prompt = f'<p style="white-space: pre-wrap"><b>Prompt:</b> {html.escape(words(question.prompt))}</p>'
-            self.pair.value = f'{prompt}<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{sides}</div>'
+            self.pair.value = render("desk_pair", prompt=words(question.prompt), answers={"A": question.a, "B": question.b})
         for key, button in self.buttons.items():
             button.disabled = not self.desk.labels if key == "u" else question is None
         given, total = self.desk.progress
@@ -80,4 +73,4 @@ class Screen:
         self._say(self.desk.state)
 
     def _say(self, words: str) -> None:
-        self.status.value = f'<div role="status">{html.escape(words)}</div>'
+        self.status.value = render("desk_status", words=words)

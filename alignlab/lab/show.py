@@ -1,48 +1,18 @@
 """Static views: answers side by side, tokens with their numbers, pairs that tell.
 
-All text from models and data goes through `html.escape`; a terminal shows the same as plain text.
+A terminal shows the same as plain text.
 """
 
-import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from alignlab import world
 from alignlab.encoding import last_message
+from alignlab.lab.page import View, render
 from alignlab.lab.view import COLOURS, INK, NAMES
 from alignlab.talks import Text
-
-
-@dataclass(frozen=True, repr=False)
-class View:
-    """What a notebook shows as HTML and a terminal as text."""
-
-    html: str
-    text: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-_CELL = "padding: .3em .6em; text-align: left; vertical-align: top; border: 1px solid #ddd;"  # notebooks style tables in their own way
-
-
-def _table(rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A table of cells that are HTML already; the first row and the first column are heads."""
-    lines = []
-    for number, row in enumerate(rows):
-        tags = ["th scope='col'" if number == 0 else "th scope='row'"] + ["th scope='col'" if number == 0 else "td"] * (len(row) - 1)
-        cells = (f"<{tag} style='{_CELL}'>{cell}</{tag.split()[0]}>" for tag, cell in zip(tags, row, strict=True))
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    style = f"border-collapse: collapse; color: {INK}; background: #fff; margin: .4em 0 1em"
-    return f"<table style='{style}'><caption style='text-align: left'>{caption}</caption>{''.join(lines)}</table>"
-
 
 # ---------------------------------------------------------------------------------------------- answers side by side
 
@@ -89,14 +59,14 @@ def answers(
 
     names = [NAMES.get(name, name) for name in texts]
     shown = {head: ["–" if number is None else f"{number:.2f}" for number in numbers] for head, numbers in rows.items()}
-    heads = [f"<span style='color: {COLOURS.get(key, INK)}'>{html.escape(name)}</span>" for key, name in zip(texts, names, strict=True)]
-    table = [["policy" if set(texts) & set(NAMES) else "", *heads], ["answer", *(html.escape(text) for text in texts.values())]]
-    table += [[html.escape(head), *numbers] for head, numbers in shown.items()]
+    heads = [{"name": name, "colour": COLOURS.get(key, INK)} for key, name in zip(texts, names, strict=True)]
+    corner = "policy" if set(texts) & set(NAMES) else ""
+    table = [["answer", *texts.values()], *([head, *numbers] for head, numbers in shown.items())]
     lines = [question]
     for column, (name, text) in enumerate(zip(names, texts.values(), strict=True)):
         told = "; ".join(f"{head} {each[column]}" for head, each in shown.items())
         lines += ["", f"{name}: {text}"] + ([f"    {told}"] if told else [])
-    return View(_table(table, f"<b>{html.escape(question)}</b>"), "\n".join(lines))
+    return View(render("table", caption=question, heads=[corner, *heads], rows=table), "\n".join(lines))
 
 
 def _of_the_world(prompt: str) -> bool:
@@ -113,7 +83,6 @@ def _gold(parts: dict[str, float]) -> float:
 
 # ---------------------------------------------------------------------------------------------- tokens with their numbers
 
-STRIP_WIDTH = 12  # tokens a line
 _ABOVE, _BELOW, _YES = "0, 114, 178", "213, 94, 0", "240, 228, 66"  # blue, vermillion, yellow
 
 
@@ -133,28 +102,21 @@ def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]],
             raise ValueError(f"row {name!r} has {len(numbers)} entries for {len(tokens)} tokens; give one a token")
     tops = {name: max((abs(each) for each in row if each is not None), default=0) or 1 for name, row in rows.items()}
     first = next((name for name, row in rows.items() if not _truths(row)), None)
-    top = tops[first] if first else 1
     said = {name: [_said(each) for each in row] for name, row in rows.items()}
-
-    parts = []
-    for start in range(0, len(tokens), STRIP_WIDTH):
-        here = range(start, min(start + STRIP_WIDTH, len(tokens)))
-        titles = {t: html.escape("; ".join([repr(tokens[t]), *(f"{name} {said[name][t]}" for name in rows)])) for t in here}
-        boxes = "".join(
-            _box("th scope='col'", html.escape(_visible(tokens[t])), titles[t], rows[first][t] if first else None, top)
-            for t in here
-        )
-        lines = [f"<tr>{_box('th scope=row', 'token', '', None, 1)}{boxes}</tr>"]
-        for name, row in rows.items():
-            boxes = "".join(_box("td", said[name][t], titles[t], row[t], tops[name]) for t in here)
-            lines.append(f"<tr>{_box('th scope=row', html.escape(name), '', None, 1)}{boxes}</tr>")
-        parts.append(f"<table style='border-collapse: separate; border-spacing: 2px; margin: 0 0 .5em'>{''.join(lines)}</table>")
     words = "Blue: above 0. Orange: below 0. The stronger, the further from 0, on each row's own scale."
     words += " Yellow: yes." if any(map(_truths, rows.values())) else ""
     words += f" A token wears the colour of its {first}." if first else ""
     words += " Each number stands in its box; point at a token for all of them."
-    meaning = html.escape(f"{words} {note}".strip())
-    page = f"<div style='color: {INK}; background: #fff; padding: .3em'>{''.join(parts)}<p style='max-width: 60em'>{meaning}</p></div>"
+    shades = {name: [_shade(each, tops[name]) for each in row] for name, row in rows.items()}
+    page = render(
+        "strip",
+        tokens=[token.replace("\n", "⏎") or "(empty)" for token in tokens],
+        token_shades=shades[first] if first else [_shade(None, 1)] * len(tokens),
+        titles=["; ".join([repr(token), *(f"{name} {said[name][t]}" for name in rows)]) for t, token in enumerate(tokens)],
+        said=said,
+        shades=shades,
+        legend=f"{words} {note}".strip(),
+    )
     return View(page, _strip_text(tokens, said, note))
 
 
@@ -184,17 +146,11 @@ def _said(value: float | bool | None) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:+.2f}"
 
 
-def _visible(token: str) -> str:
-    return token.replace("\n", "⏎") or "(empty)"
-
-
-def _box(tag: str, cell: str, title: str, value: float | bool | None, top: float) -> str:
-    """One box, whose cell and title are HTML already; coloured by its value's share of `top`."""
+def _shade(value: float | bool | None, top: float) -> str:
+    """The colour of a value's box: the closer to `top`, the stronger."""
     strength = 0.0 if value is None else min(abs(value) / top, 1.0) * 0.55
     colour = _YES if isinstance(value, bool) else _ABOVE if (value or 0) >= 0 else _BELOW
-    style = f"padding: .2em .45em; text-align: center; white-space: pre; background: rgba({colour}, {strength:.2f})"
-    hover = f' title="{title}"' if title else ""
-    return f"<{tag} style='{style}'{hover}>{cell}</{tag.split()[0]}>"
+    return f"rgba({colour}, {strength:.2f})"
 
 
 def _strip_text(tokens: Sequence[str], said: dict[str, list[str]], note: str) -> str:
@@ -230,20 +186,17 @@ def pairs(records: Sequence[dict], margins: Sequence[float] | Tensor, count: int
         ][:count],
         "Most disputed: the margins nearest to 0": sorted(order, key=lambda i: abs(margins[i]))[:count],
     }
-    parts, lines = [], []
+    tables: dict[str, list] = {title: [] for title in kinds}
+    lines = []
     for title, chosen in kinds.items():
-        table = [["prompt", "chosen", "rejected", "margin", "P(chosen wins)"]]
-        lines += [title]
+        lines += [title] if chosen else [title, "  none"]
         for i in chosen:
             record, margin = records[i], margins[i]
             cells = [last_message(record["prompt"]), _with_gold(record, "chosen"), _with_gold(record, "rejected")]
             chance = f"{torch.tensor(margin).sigmoid().item():.0%}"
-            table.append([*map(html.escape, cells), f"{margin:+.2f}", chance])
+            tables[title].append([*cells, f"{margin:+.2f}", chance])
             lines += [f"  margin {margin:+.2f}, P {chance}: {cells[0]}", f"    chosen:   {cells[1]}", f"    rejected: {cells[2]}"]
-        if not chosen:
-            lines += ["  none"]
-        parts.append(_table(table, f"<b>{html.escape(title)}</b>") if chosen else f"<p><b>{html.escape(title)}</b>: none.</p>")
-    return View(f"<div>{''.join(parts)}</div>", "\n".join(lines))
+    return View(render("pairs", kinds=tables), "\n".join(lines))
 
 
 def _with_gold(record: dict, side: str) -> str:

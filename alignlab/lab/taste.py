@@ -1,6 +1,5 @@
 """Train a reward model and DPO on your own labels, and see where they leave gold."""
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from alignlab import dpo, evaluate, reward
 from alignlab.errors import UserError
 from alignlab.lab.label import Desk, gold_margin, percent, share, shown
+from alignlab.lab.page import bundle, render
 from alignlab.lab.screen import words
 from alignlab.lab.training import Training
 from alignlab.models import Base, Policy, RewardModel
@@ -152,7 +152,7 @@ class Aligned:
         return "\n".join(lines)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
-        return {"text/plain": str(self), "text/html": f"<pre style='white-space: pre-wrap'>{html.escape(str(self))}</pre>"}
+        return bundle(str(self), render("preformatted", text=str(self), style="white-space: pre-wrap"))
 
 
 def measure(
