@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from shorter import shorten
 
 from alignlab.lab import checks
@@ -130,13 +131,9 @@ def place(tmp_path_factory, request):
     return tmp_path_factory.mktemp("workbook")
 
 
-def run(path: Path, place: Path, monkeypatch, solved: bool):
+def run(notebook, place: Path, monkeypatch):
     monkeypatch.setenv("ALIGNLAB_FAST", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    notebook = nbformat.read(path, 4)
-    shorten(notebook, path.name)
-    if solved:
-        classroom.solve(notebook)
     classroom.execute(notebook, place, timeout=600)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -151,19 +148,28 @@ def points(check) -> float:
 @pytest.mark.slow
 @each
 def test_it_runs_with_no_exercise_solved(path, place, monkeypatch):
-    notebook = run(path, place, monkeypatch, solved=False)
+    notebook = nbformat.read(path, 4)
+    shorten(notebook, path.name)
+    run(notebook, place, monkeypatch)
     for name, _, check in classroom.exercises(notebook):
         assert points(check) == 0, name
         assert "Not written yet" in json.dumps(check.outputs), name
 
 
 @pytest.mark.slow
-@each
-def test_it_runs_with_the_packages_answers(path, place, monkeypatch):
-    notebook = run(path, place, monkeypatch, solved=True)
-    for name, _, check in classroom.exercises(notebook):
-        assert points(check) == checks.EXERCISES[name].points, name
-    assert "the package's runs from here on" not in json.dumps(notebook)
+def test_the_packages_answers_get_full_points_and_are_what_the_cells_below_run(place, monkeypatch):
+    """Answers, checks and choices of all notebooks in one kernel. An answer is the package's function, so below nothing differs."""
+    notebook, solved = new_notebook(cells=[new_code_cell("from alignlab.lab import checks")]), []
+    for path in PATHS:
+        lesson = nbformat.read(path, 4)
+        classroom.solve(lesson)
+        solved += classroom.exercises(lesson)
+    for name, stub, check in solved:
+        notebook.cells += [stub, check, new_code_cell(f'checks.choose("{name}", {name});')]
+    run(notebook, place, monkeypatch)
+    assert [points(check) for *_, check in solved] == [checks.EXERCISES[name].points for name, *_ in solved]
+    said = [cell.outputs[0].text.strip() for cell in notebook.cells[3::3]]
+    assert said == [f"{name}: yours runs from here on." for name, *_ in solved]
 
 
 # ---------------------------------------------------------------------------------------------- the classroom
