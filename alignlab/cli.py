@@ -18,6 +18,8 @@ from alignlab.stages import METHODS, stages
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Train, judge and compare the two ways of aligning a language model with preferences.")  # fmt: skip
 
+JUPYTER = Path(__file__).parent / "lab" / "jupyter"  # settings of JupyterLab for learners: without the instructor's tools
+
 Size = Annotated[str, typer.Option(help="tiny (bundled world, any CPU), smol (SmolLM2-135M) or hub (your model and data)")]
 Model = Annotated[str | None, typer.Option(help="directory or hub name of a causal LM; with --data makes the size hub")]
 Data = Annotated[str | None, typer.Option(help="preference pairs: a file (JSON Lines, JSON, CSV, Parquet), a folder, or a hub name")]
@@ -137,12 +139,17 @@ def compare(
 
 
 @app.command()
-def lab() -> None:
-    """The workbook in JupyterLab."""
+def lab(folder: Annotated[Path, typer.Argument(help="your copy of the notebooks; made if it is not there")] = Path("workbook")) -> None:
+    """The workbook in JupyterLab, in a copy of your own."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise UserError("JupyterLab is not installed; install alignlab with its extra: pip install 'alignlab[lab]'")
-    here = Path(__file__).parent.parent / "notebooks"
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(here if here.is_dir() else Path.cwd())]))
+    from alignlab.lab.lessons import working_copy
+
+    made = working_copy(folder)
+    print(f"{folder}: {len(made)} notebooks copied" if made else f"{folder}: your copy; delete a notebook there to get it afresh")
+    places = os.pathsep.join([str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])])
+    environment = os.environ | {"JUPYTER_CONFIG_PATH": places}
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=environment))
 
 
 @app.command()

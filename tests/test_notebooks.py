@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from shorter import shorten
 
-from alignlab.lab import checks
+from alignlab.lab import checks, lessons
 from alignlab.tools import classroom
 
 PATHS = classroom.notebooks()
@@ -105,7 +106,16 @@ def test_an_exercise_is_task_stub_check_and_discussion(path):
 
 
 @each
+def test_a_notebook_to_work_in_answers_nothing_before_it_is_asked(path):
+    """And the one to read, in docs/results, is the same notebook."""
+    assert not any(cell.outputs or cell.execution_count for cell in cells(path, "code"))
+    mine, read = (nbformat.read(each_, 4).cells for each_ in (path, classroom.RESULTS / path.name))
+    assert [(cell.id, cell.source) for cell in mine] == [(cell.id, cell.source) for cell in read], "make notebooks"
+
+
+@each
 def test_outputs_are_of_one_clean_run(path):
+    path = classroom.RESULTS / path.name
     notebook = nbformat.read(path, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
@@ -232,12 +242,13 @@ def test_the_written_config_gives_a_training_cell_the_time_it_needs(course):
 
 
 def test_colab_badges_and_set_up_cells_take_the_repository_from_one_place(tmp_path, monkeypatch):
-    for path in PATHS:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(classroom, "folder", lambda: tmp_path)
+    monkeypatch.setattr(lessons, "folder", lambda: tmp_path / "notebooks")
+    monkeypatch.setattr(classroom, "RESULTS", tmp_path / "results")
+    for folder in ("notebooks", "results"):
+        shutil.copytree(PATHS[0].parent, tmp_path / folder)
     for repository in ("someone/alignlab", "another/fork"):
         classroom.colab(repository)
-        for path in classroom.notebooks():
+        for path in [*(tmp_path / "notebooks").glob("*.ipynb"), *(tmp_path / "results").glob("*.ipynb")]:
             notebook = nbformat.read(path, 4)
             assert notebook.cells[0].source.count("colab-badge.svg") == 1 and f"github/{repository}/blob" in notebook.cells[0].source
             assert f"git+https://github.com/{repository}" in notebook.cells[1].source

@@ -20,26 +20,11 @@ from nbformat import NotebookNode
 
 from alignlab.errors import UserError
 from alignlab.lab import checks
+from alignlab.lab.lessons import notebooks
 
+RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"  # the notebooks with outputs, to read; those to work in have none
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
-
-
-def folder() -> Path:
-    """Where the notebooks are: beside the package in a clone."""
-    return Path(__file__).parent.parent.parent / "notebooks"
-
-
-def notebooks() -> list[Path]:
-    """The notebooks, in order.
-
-    Raises:
-        UserError: alignlab was installed without them.
-    """
-    found = sorted(folder().glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise UserError(f"{folder()}: no notebooks there; they come with a clone of the repository, not with the installed package")
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -68,7 +53,7 @@ def run(names: list[str]) -> None:
             if not names or any(path.name.startswith(name) for name in names):
                 notebook, start = nbformat.read(path, 4), time.perf_counter()
                 execute(notebook, Path(place))
-                nbformat.write(notebook, path)
+                nbformat.write(notebook, RESULTS / path.name)
                 print(f"{path.name:32} {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
 
 
@@ -115,9 +100,6 @@ def assignments(course: Path) -> Path:
         notebook = nbformat.read(path, 4)
         for name, stub, _ in exercises(notebook):
             stub.source = with_solutions(stub.source, name)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
         target = course / "source" / "alignlab" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
@@ -147,7 +129,7 @@ def colab(repository: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"REPO must be OWNER/NAME, got {repository!r}")
-    for path in notebooks():
+    for path in [*notebooks(), *sorted(RESULTS.glob("*.ipynb"))]:
         notebook = nbformat.read(path, 4)
         first, setup = notebook.cells[0], notebook.cells[1]
         text = re.sub(r"\A\[!\[Open in Colab\].*\n+", "", first.source)
