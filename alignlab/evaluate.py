@@ -239,9 +239,7 @@ def filling_logps(policy: Policy, prompt: Text, beginning: str, fillings: Sequen
 def place(logps: Tensor, ref_logps: Tensor, rewards: Tensor) -> tuple[float, float]:
     """Exact (KL to the reference in nats, expected reward) of a distribution over N enumerated responses, each argument (N,)."""
     logps, ref_logps = logps.log_softmax(-1), ref_logps.log_softmax(-1)
-    chances = logps.exp()
-    kl = torch.where(chances > 0, chances * (logps - ref_logps), 0.0).sum()
-    return kl.item(), (chances * rewards).sum().item()
+    return exact.enumerated_kl(logps, ref_logps).item(), (logps.exp() * rewards).sum().item()
 
 
 # ---------------------------------------------------------------------------------------------- the reward model

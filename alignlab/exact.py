@@ -38,8 +38,13 @@ def tilt(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None)
     """
     logps, reference = _optimum(rewards, beta, ref_logps)
     weights = logps.exp()
-    kl = torch.where(weights > 0, weights * (logps - reference), 0.0).sum(-1)
-    return (weights * rewards).sum(-1), kl.clamp(min=0), 1 / weights.square().sum(-1)
+    return (weights * rewards).sum(-1), enumerated_kl(logps, reference).clamp(min=0), 1 / weights.square().sum(-1)
+
+
+def enumerated_kl(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """KL(pi, pi_ref) over N enumerated responses, nats: (..., N), (..., N) -> (...). A response that pi never gives counts 0."""
+    chances = logps.exp()
+    return torch.where(chances > 0, chances * (logps - ref_logps), 0.0).sum(-1)
 
 
 def tilted_mean(values: Tensor, rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None = None) -> Tensor:

@@ -34,7 +34,7 @@ def tilted(ref_probabilities: Tensor, rewards: Tensor, beta: float) -> Tensor:
 
 def kl(probabilities: Tensor, ref_probabilities: Tensor) -> Tensor:
     """KL(pi, pi_ref) of two distributions over N responses, nats."""
-    return (probabilities * (probabilities / ref_probabilities).log()).sum()
+    return exact.enumerated_kl(probabilities.log(), ref_probabilities.log())
 
 
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
