@@ -33,5 +33,5 @@ def test_jupyterlab_opens_the_copy_without_the_instructors_tools(tmp_path, monke
     ((words, environment),) = called
     assert words[-1] == str(tmp_path / "workbook") and (tmp_path / "workbook").is_dir()
     settings = cli.JUPYTER / "labconfig" / "page_config.json"
-    assert json.loads(settings.read_text())["disabledExtensions"] == {"@jupyter/nbgrader": True}
+    assert json.loads(settings.read_text())["disabledExtensions"]["@jupyter/nbgrader"] is True
     assert environment["JUPYTER_CONFIG_PATH"].split(cli.os.pathsep)[0] == str(cli.JUPYTER)

@@ -83,7 +83,7 @@ def _gold(parts: dict[str, float]) -> float:
 
 # ---------------------------------------------------------------------------------------------- tokens with their numbers
 
-_ABOVE, _BELOW, _YES = "0, 114, 178", "213, 94, 0", "240, 228, 66"  # blue, vermillion, yellow
+_ABOVE, _BELOW, _YES = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # blue, vermillion, yellow
 
 
 def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]], note: str = "") -> View:
@@ -105,7 +105,7 @@ def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]],
     said = {name: [_said(each) for each in row] for name, row in rows.items()}
     words = "Blue: above 0. Orange: below 0. The stronger, the further from 0, on each row's own scale."
     words += " Yellow: yes." if any(map(_truths, rows.values())) else ""
-    words += f" A token wears the colour of its {first}." if first else ""
+    words += f" The box of a token has the colour of its {first}." if first else ""
     words += " Each number stands in its box; point at a token for all of them."
     shades = {name: [_shade(each, tops[name]) for each in row] for name, row in rows.items()}
     page = render(
@@ -150,7 +150,7 @@ def _shade(value: float | bool | None, top: float) -> str:
     """The colour of a value's box: the closer to `top`, the stronger."""
     strength = 0.0 if value is None else min(abs(value) / top, 1.0) * 0.55
     colour = _YES if isinstance(value, bool) else _ABOVE if (value or 0) >= 0 else _BELOW
-    return f"rgba({colour}, {strength:.2f})"
+    return "rgb({}, {}, {})".format(*(round(255 + (part - 255) * strength) for part in colour))  # on white, opaque: a theme may be dark
 
 
 def _strip_text(tokens: Sequence[str], said: dict[str, list[str]], note: str) -> str:
