@@ -119,7 +119,9 @@ async def _drive(trainings: Sequence[Training], controls: Sequence) -> None:
                 if desk.stopped:
                     break
                 if desk.may_step():
-                    min(going, key=lambda training: training.share).advance()
+                    behind = min(going, key=lambda training: training.share)
+                    behind.advance()
+                    desk.moved(behind)
                 else:
                     await asyncio.sleep(0.03)
                 desk.show()
@@ -147,6 +149,9 @@ class _Lines:
     def may_step(self) -> bool:
         return True
 
+    def moved(self, training: Training) -> None:
+        pass
+
     def show(self) -> None:
         if time.perf_counter() - self.told > 5:
             self._tell()
@@ -166,7 +171,7 @@ class _Desk:
     def __init__(self, trainings: Sequence[Training], controls: Sequence[Sequence[Control] | None]):
         self.trainings, self.heard = trainings, 0
         self.stopped = self.paused = False
-        self.steps_asked = 0
+        self.steps_asked = 0  # whole steps, which Step asks for while paused
         self.drawn_steps: list[int] | None = None
         self.dashboard = Dashboard([training.title for training in trainings])
         self.knobs = [
@@ -197,7 +202,7 @@ class _Desk:
             return made
 
         self.pause = button("Pause", "pause", "Wait between two steps, or resume", self._toggle)
-        self.step = button("Step", "step-forward", "Pause, and take one step", self._one)
+        self.step = button("Step", "step-forward", "Pause, and take one whole step", self._one)
         self.stop = button("Stop", "stop", "End here; running the cell again resumes", self._end)
 
     def _hear(self) -> None:
@@ -210,7 +215,7 @@ class _Desk:
     def _one(self) -> None:
         if not self.paused:
             self._toggle()
-        self.steps_asked += 1
+        self.steps_asked += sum(not training.finished for training in self.trainings)
 
     def _end(self) -> None:
         self.stopped = True
@@ -226,19 +231,19 @@ class _Desk:
 
     def may_step(self) -> bool:
         """Whether the next step may be taken: not while paused, unless one was asked for."""
-        if not self.paused:
-            return True
-        if self.steps_asked:
+        return not self.paused or self.steps_asked > 0
+
+    def moved(self, training: Training) -> None:
+        """A training advanced: a step that was asked for is taken once it is whole, such as PPO's after its last epoch."""
+        if self.steps_asked and (training.finished or not (training.latest or {}).get("partial")):
             self.steps_asked -= 1
-            return True
-        return False
 
     # ------------------------------------------------------------------------------------------ what the user sees
 
     def show(self) -> None:
         """Draw, where it is due."""
         seen = [len(training.metrics) for training in self.trainings]
-        if seen != self.drawn_steps and self.dashboard.due() and all(training.history for training in self.trainings):
+        if seen != self.drawn_steps and (self.paused or self.dashboard.due()) and all(training.history for training in self.trainings):
             self.drawn_steps = seen
             self._draw()
 
