@@ -65,6 +65,7 @@ def run(
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab.encoding import last_message
+    from alignlab.files import write_whole
     from alignlab.lab import report, view
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
@@ -73,7 +74,7 @@ def run(
         folder = pipeline.run.folder
         pipeline.run.write_json("comparison.json", comparison)
         page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config)
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        write_whole(folder / "report.html", page)
     print(f"\n{report.table(comparison)}\n")
     for words in report.verdict(comparison):
         print(words)
@@ -149,6 +150,7 @@ def lab(folder: Annotated[Path, typer.Argument(help="your copy of the notebooks;
     print(f"{folder}: {len(made)} notebooks copied" if made else f"{folder}: your copy; delete a notebook there to get it afresh")
     places = os.pathsep.join([str(JUPYTER), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])])
     environment = os.environ | {"JUPYTER_CONFIG_PATH": places}
+    signal.signal(signal.SIGINT, lambda *seen: None)  # Ctrl-C is for JupyterLab, which asks before it stops
     raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=environment))
 
 

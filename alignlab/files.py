@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,18 @@ def on_disk(folder: Path) -> Iterator[None]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file in one step, its folder too: who reads it meanwhile, or after a crash, sees all of it or what was there before."""
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    sync(draft)
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        if path.exists():
+            shutil.copymode(path, draft)
+        sync(draft)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def json_lines(records: Iterable[dict]) -> str:
@@ -83,12 +91,19 @@ def read_json(path: Path):
 
 
 def read_lines(path: Path) -> Iterator[dict]:
-    """The objects of a JSON Lines file; a last line that was cut off is left out, a missing file is empty."""
+    """The objects of a JSON Lines file; a last line that was cut off is left out, a missing file is empty.
+
+    Raises:
+        UserError: another line is broken.
+    """
     if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith(b"\n"):
+                    try:
+                        yield json.loads(line)
+                    except ValueError:
+                        raise UserError(f"{path}: line {number} is broken; remove the file, or its folder, and run again") from None
 
 
 def sha256(path: Path) -> str:

@@ -6,13 +6,14 @@ Each product is made when it is first asked for, and read from the run's folder 
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from alignlab import evaluate, losses
 from alignlab.errors import UserError
-from alignlab.files import write_lines
+from alignlab.files import json_lines
 from alignlab.meter import metered
 from alignlab.models import Base, Policy, RewardModel, load
 from alignlab.recipe import Progress, Recipe
@@ -64,7 +65,7 @@ class Pipeline:
 
         def make() -> None:
             for name, records in zip(names, self.recipe.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
-                self.run.write(name, partial(write_lines, records=records))
+                self.run.write(name, partial(Path.write_text, data=json_lines(records), encoding="utf-8", newline="\n"))
 
         self._once(names, make)
         train, test = (read_preferences(self.run.folder / name) for name in names)

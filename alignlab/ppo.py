@@ -211,7 +211,7 @@ STAGE = Stage(
     announce=lambda given, config: f"PPO with beta {config.beta:g}",
     metrics=EVERY_STEP | FRESH_ANSWERS | {
         "reward": "mean score of the reward model, missing-EOS rule applied",
-        "kl_se": "standard error of kl", "beta": "price of KL, in reward units per nat",
+        "kl_se": "standard error of kl", "beta": "price of KL, in reward units per nat", "gradient_norm": "joint, before clipping",
         "objective": "reward minus beta times kl: what PPO maximises",
         "entropy": "of the next-token distribution, nats per token; falls as the policy becomes sure",
         "loss": "clipped policy loss", "value_loss": "half the mean squared error of the value head",

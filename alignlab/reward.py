@@ -30,7 +30,8 @@ def train(
 ) -> Iterator[dict]:
     """Train the reward model on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics per step.
 
-    `loss_fn` is called as `loss_fn(chosen_scores, rejected_scores)` and gives a mean over pairs.
+    `loss_fn` is called as `loss_fn(chosen_scores, rejected_scores)` and gives a mean over pairs; the pipeline's
+    `test_loss` stays Bradley-Terry's.
 
     Metrics: see `STAGE.metrics`.
     """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from conftest import alignlab
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from alignlab import cli
+from alignlab import cli, files
 from alignlab.errors import UserError
 from alignlab.files import read_lines
 from alignlab.runs import Run
@@ -352,9 +353,19 @@ def test_only_one_process_writes_and_the_lock_of_a_killed_one_is_gone(tmp_path):
         assert (tmp_path / "run/.holder").read_text() == f"process {os.getpid()}"
 
 
-def test_drafts_that_a_killed_process_left_do_not_block_the_folder(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.part").write_text('{"half')
+def test_drafts_that_a_killed_process_left_do_not_block_the_folder(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*seen):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", kill)
+        patched.setattr(Path, "unlink", lambda *seen, **how: None)  # a killed process removes nothing
+        with pytest.raises(Killed):
+            Run(tmp_path / "run", {"beta": 1.0})
+    assert [path.suffix for path in (tmp_path / "run").iterdir()] == [".part"]
     assert Run(tmp_path / "run", {"beta": 1.0}).new
 
 

@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -288,3 +289,28 @@ def test_a_picture_has_words_for_those_who_cannot_see_it():
 def test_replay_of_a_stage_that_is_not_there_names_what_is():
     with pytest.raises(ValueError, match="no steps of 'dpo'.*ppo"):
         live.replay(list(itertools.islice(invented(), 3)), "dpo")
+
+
+def test_step_takes_one_whole_step_of_each_however_unequal_they_are(monkeypatch):
+    monkeypatch.setattr(live, "display", lambda *shown, **how: SimpleNamespace(update=lambda *again, **how: None))
+
+    def stage(steps, parts):
+        for step in range(steps):
+            yield from ({"stage": "x", "step": step, "steps": steps, "loss": 1.0, "partial": True} for _ in range(parts))
+            yield {"stage": "x", "step": step, "steps": steps, "loss": 1.0}
+
+    config = SimpleNamespace(learning_rate=1e-3)
+    trainings = [live.Training(stage(4, 2), config, "A"), live.Training(stage(40, 0), config, "B")]
+    desk = live._Desk(trainings, [None, None])
+    desk._toggle()
+    assert not any(map(desk.may_step, trainings))
+    for press in range(1, 5):
+        desk._one()
+        while ready := [training for training in trainings if desk.may_step(training)]:
+            ready[0].advance()
+            desk.moved(ready[0])
+        assert [len(training.metrics) for training in trainings] == [press, press]
+    desk._one()
+    desk._toggle()
+    desk._toggle()
+    assert not any(map(desk.may_step, trainings)), "what was asked before a resume is forgotten"

@@ -1,5 +1,6 @@
 """The notebooks: how they are written, and that every one runs alone, solved and unsolved."""
 
+import ast
 import json
 import re
 import shutil
@@ -102,13 +103,14 @@ def test_an_exercise_is_task_stub_check_and_discussion(path):
         assert stub.source.rstrip().endswith("raise NotImplementedError") and f"def {name}(" in stub.source, name
         assert check.metadata.nbgrader.points == checks.EXERCISES[name].points, name
         assert any(f'checks.choose("{name}", {name})' in cell.source for cell in notebook.cells[at:]), f"{name} is never used"
+        assert len(ast.parse(stub.source).body) == 1, f"{name}: a stub that holds more than its function"
         compile(classroom.with_solutions(stub.source, name), name, "exec")
 
 
 @each
 def test_a_notebook_to_work_in_answers_nothing_before_it_is_asked(path):
     """And the one to read, in docs/results, is the same notebook."""
-    assert not any(cell.outputs or cell.execution_count for cell in cells(path, "code"))
+    assert not any(cell.outputs or cell.execution_count for cell in cells(path, "code")), "clear its outputs"
     mine, read = (nbformat.read(each_, 4).cells for each_ in (path, classroom.RESULTS / path.name))
     assert [(cell.id, cell.source) for cell in mine] == [(cell.id, cell.source) for cell in read], "make notebooks"
 
@@ -167,8 +169,11 @@ def test_it_runs_with_no_exercise_solved(path, place, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_packages_answers_get_full_points_and_are_what_the_cells_below_run(place, monkeypatch):
-    """Answers, checks and choices of all notebooks in one kernel. An answer is the package's function, so below nothing differs."""
+def test_the_packages_answers_get_full_points_and_are_chosen(place, monkeypatch):
+    """Stubs with answers, and checks, of all notebooks in one kernel.
+
+    An answer is the very function that is chosen for whoever solved nothing (test_checks.py), so the cells below run the same.
+    """
     notebook, solved = new_notebook(cells=[new_code_cell("from alignlab.lab import checks")]), []
     for path in PATHS:
         lesson = nbformat.read(path, 4)

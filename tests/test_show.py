@@ -95,6 +95,8 @@ def test_a_long_strip_is_cut_into_lines_that_name_their_rows():
 
 def test_a_strip_with_gaps_is_drawn_and_one_of_unequal_rows_refused():
     assert "–" in show.strip(["a"], {"x": [None]}).html
+    page = show.strip(["a", "b", "c"], {"x": [float("-inf"), float("nan"), -1.0]}).html
+    assert "-inf" in page and "+nan" in page and page.count("background: rgb(232, 166, 115)") == 4  # as strong as can be: -inf and -1
     assert show.strip([], {}).html and "(empty)" in show.strip([""], {"x": [1.0]}).html
     with pytest.raises(ValueError, match="'x' has 1 entries for 2 tokens"):
         show.strip(["a", "b"], {"x": [1.0]})

@@ -1,9 +1,12 @@
 """The notebooks as files: where they are, and how a learner gets a copy to work in."""
 
-import shutil
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+
 from alignlab.errors import UserError
+from alignlab.files import disk_error, write_whole
 
 INSTALLED = Path(__file__).parent.parent / "_notebooks"  # where the wheel puts them
 
@@ -25,20 +28,30 @@ def notebooks() -> list[Path]:
     return found
 
 
+def clear(notebook: NotebookNode) -> None:
+    """Remove all outputs, so that nothing is answered before it is asked."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+
 def working_copy(place: Path) -> list[Path]:
-    """Copy the notebooks to `place`, and leave alone those that are there already. Returns the new ones.
+    """Copy the notebooks to `place`, without outputs, and leave alone those that are there already. Returns the new ones.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: it is the folder of the originals, or nothing can be written there.
     """
+    if place.resolve() == folder().resolve():
+        raise UserError(f"{place}: these are the originals; name another folder for your copy")
     made = []
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        for path in notebooks():
-            copy = place / path.name
-            if not copy.exists():
-                shutil.copyfile(path, copy)
-                made.append(copy)
-    except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror or error}); name another folder") from None
+    for path in notebooks():
+        copy = place / path.name
+        if not copy.exists():
+            notebook = nbformat.read(path, 4)
+            clear(notebook)
+            try:
+                write_whole(copy, nbformat.writes(notebook) + "\n")
+            except OSError as error:
+                raise disk_error(place, error) or UserError(f"{place}: cannot be written ({error.strerror}); name another folder") from None
+            made.append(copy)
     return made

@@ -118,8 +118,8 @@ async def _drive(trainings: Sequence[Training], controls: Sequence) -> None:
                 await desk.listen(take_in)
                 if desk.stopped:
                     break
-                if desk.may_step():
-                    behind = min(going, key=lambda training: training.share)
+                if ready := [training for training in going if desk.may_step(training)]:
+                    behind = min(ready, key=lambda training: training.share)
                     behind.advance()
                     desk.moved(behind)
                 else:
@@ -146,7 +146,7 @@ class _Lines:
     async def listen(self, take_in: Callable[[], Awaitable]) -> None:
         await take_in()
 
-    def may_step(self) -> bool:
+    def may_step(self, training: Training) -> bool:
         return True
 
     def moved(self, training: Training) -> None:
@@ -171,7 +171,7 @@ class _Desk:
     def __init__(self, trainings: Sequence[Training], controls: Sequence[Sequence[Control] | None]):
         self.trainings, self.heard = trainings, 0
         self.stopped = self.paused = False
-        self.steps_asked = 0  # whole steps, which Step asks for while paused
+        self.asked = [0 for _ in trainings]  # whole steps of each, which Step asks for while paused
         self.drawn_steps: list[int] | None = None
         self.dashboard = Dashboard([training.title for training in trainings])
         self.knobs = [
@@ -202,20 +202,20 @@ class _Desk:
             return made
 
         self.pause = button("Pause", "pause", "Wait between two steps, or resume", self._toggle)
-        self.step = button("Step", "step-forward", "Pause, and take one whole step", self._one)
+        self.step = button("Step", "step-forward", "Pause, and take one whole step of each", self._one)
         self.stop = button("Stop", "stop", "End here; running the cell again resumes", self._end)
 
     def _hear(self) -> None:
         self.heard += 1
 
     def _toggle(self) -> None:
-        self.paused = not self.paused
+        self.paused, self.asked = not self.paused, [0 for _ in self.trainings]
         self.pause.description, self.pause.icon = ("Resume", "play") if self.paused else ("Pause", "pause")
 
     def _one(self) -> None:
         if not self.paused:
             self._toggle()
-        self.steps_asked += sum(not training.finished for training in self.trainings)
+        self.asked = [count + 1 for count in self.asked]
 
     def _end(self) -> None:
         self.stopped = True
@@ -229,14 +229,15 @@ class _Desk:
             if self.heard == before or self.stopped or time.perf_counter() > end:
                 return
 
-    def may_step(self) -> bool:
-        """Whether the next step may be taken: not while paused, unless one was asked for."""
-        return not self.paused or self.steps_asked > 0
+    def may_step(self, training: Training) -> bool:
+        """Whether it may take its next step: not while paused, unless one was asked for."""
+        return not self.paused or self.asked[self.trainings.index(training)] > 0
 
     def moved(self, training: Training) -> None:
         """A training advanced: a step that was asked for is taken once it is whole, such as PPO's after its last epoch."""
-        if self.steps_asked and (training.finished or not (training.latest or {}).get("partial")):
-            self.steps_asked -= 1
+        number = self.trainings.index(training)
+        if self.asked[number] and not (training.latest or {}).get("partial"):
+            self.asked[number] -= 1
 
     # ------------------------------------------------------------------------------------------ what the user sees
 

@@ -3,6 +3,7 @@
 A terminal shows the same as plain text.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -100,7 +101,8 @@ def strip(tokens: Sequence[str], rows: dict[str, Sequence[float | bool | None]],
     for name, numbers in rows.items():
         if len(numbers) != len(tokens):
             raise ValueError(f"row {name!r} has {len(numbers)} entries for {len(tokens)} tokens; give one a token")
-    tops = {name: max((abs(each) for each in row if each is not None), default=0) or 1 for name, row in rows.items()}
+    sizes = {name: [abs(each) for each in row if each is not None and math.isfinite(each)] for name, row in rows.items()}
+    tops = {name: max(row, default=0) or 1 for name, row in sizes.items()}
     first = next((name for name, row in rows.items() if not _truths(row)), None)
     said = {name: [_said(each) for each in row] for name, row in rows.items()}
     words = "Blue: above 0. Orange: below 0. The stronger, the further from 0, on each row's own scale."
@@ -148,7 +150,7 @@ def _said(value: float | bool | None) -> str:
 
 def _shade(value: float | bool | None, top: float) -> str:
     """The colour of a value's box: the closer to `top`, the stronger."""
-    strength = 0.0 if value is None else min(abs(value) / top, 1.0) * 0.55
+    strength = 0.0 if value is None or math.isnan(value) else min(abs(value) / top, 1.0) * 0.55
     colour = _YES if isinstance(value, bool) else _ABOVE if (value or 0) >= 0 else _BELOW
     return "rgb({}, {}, {})".format(*(round(255 + (part - 255) * strength) for part in colour))  # on white, opaque: a theme may be dark
 

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 from alignlab.errors import UserError
 from alignlab.lab import checks
-from alignlab.lab.lessons import notebooks
+from alignlab.lab.lessons import clear, notebooks
 
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"  # the notebooks with outputs, to read; those to work in have none
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -47,7 +47,8 @@ def execute(notebook: NotebookNode, place: Path, timeout: int = 1800) -> None:
 
 
 def run(names: list[str]) -> None:
-    """Run the notebooks whose names begin so (all by default) at full length and keep their outputs."""
+    """Run the notebooks whose names begin so (all by default) at full length and keep their outputs. Raises UserError outside a clone."""
+    _need_a_clone()
     with tempfile.TemporaryDirectory() as place:
         for path in notebooks():
             if not names or any(path.name.startswith(name) for name in names):
@@ -55,6 +56,11 @@ def run(names: list[str]) -> None:
                 execute(notebook, Path(place))
                 nbformat.write(notebook, RESULTS / path.name)
                 print(f"{path.name:32} {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+
+
+def _need_a_clone() -> None:
+    if not RESULTS.is_dir():
+        raise UserError(f"{RESULTS}: not there; this changes the notebooks of a clone of the repository, not installed ones")
 
 
 # ---------------------------------------------------------------------------------------------- exercises
@@ -100,6 +106,7 @@ def assignments(course: Path) -> Path:
         notebook = nbformat.read(path, 4)
         for name, stub, _ in exercises(notebook):
             stub.source = with_solutions(stub.source, name)
+        clear(notebook)
         target = course / "source" / "alignlab" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, target)
@@ -125,8 +132,9 @@ def colab(repository: str) -> None:
     """Put a Colab badge on each notebook, and that repository into each set-up cell.
 
     Raises:
-        UserError: not of the form OWNER/NAME.
+        UserError: not of the form OWNER/NAME, or outside a clone.
     """
+    _need_a_clone()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"REPO must be OWNER/NAME, got {repository!r}")
     for path in [*notebooks(), *sorted(RESULTS.glob("*.ipynb"))]:
