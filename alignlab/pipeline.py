@@ -65,7 +65,7 @@ class Pipeline:
 
         def make() -> None:
             for name, records in zip(names, self.recipe.pairs(self.reference, self.seed, self._progress("pairs")), strict=True):
-                self.run.write(name, partial(Path.write_text, data=json_lines(records), encoding="utf-8", newline="\n"))
+                self.run.write(name, partial(_write_lines, records=records))
 
         self._once(names, make)
         train, test = (read_preferences(self.run.folder / name) for name in names)
@@ -237,6 +237,10 @@ class Pipeline:
     def _answer(self, policy: Policy, count: int, title: str, reference: bool = False) -> evaluate.Answers:
         prompts = self.recipe.judge_prompts
         return answer(self.recipe, policy, prompts, count, self.score, self.seed, self._progress(title), reference)
+
+
+def _write_lines(draft: Path, records: list[dict]) -> None:
+    draft.write_text(json_lines(records), encoding="utf-8", newline="\n")
 
 
 # ---------------------------------------------------------------------------------------------- under a recipe's rules

@@ -8,6 +8,9 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when their packages are imported
 os.environ |= {"OMP_NUM_THREADS": "1"} if "PYTEST_XDIST_WORKER" in os.environ else {}  # a core for each worker and what it starts
 
+# A font list of its own: one that another environment made may name files that are gone, and matplotlib then warns in notebooks.
+os.environ["MPLCONFIGDIR"] = str(Path(__file__).parent.parent / "test-output" / "matplotlib")
+
 import pytest
 import torch
 from filelock import FileLock
