@@ -6,7 +6,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from alignlab.errors import UserError
-from alignlab.files import disk_error, write_whole
+from alignlab.files import write_whole
 
 INSTALLED = Path(__file__).parent.parent / "_notebooks"  # where the wheel puts them
 
@@ -52,6 +52,7 @@ def working_copy(place: Path) -> list[Path]:
             try:
                 write_whole(copy, nbformat.writes(notebook) + "\n")
             except OSError as error:
-                raise disk_error(place, error) or UserError(f"{place}: cannot be written ({error.strerror}); name another folder") from None
+                reason = error.strerror or error
+                raise UserError(f"{place}: cannot be written ({reason}); free some space, or name another folder") from None
             made.append(copy)
     return made

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from alignlab.encoding import last_message
 from alignlab.lab.view import INK
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
@@ -42,7 +43,7 @@ def bundle(text: str, html: str, widget: Widget | None = None) -> dict:
     """A mimebundle: the widget; where widgets cannot live, the same as HTML; in a terminal, as text."""
     shown: dict = {"text/plain": text, "text/html": html}
     if widget is not None:
-        shown["application/vnd.jupyter.widget-view+json"] = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        shown[WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     return shown
 
 

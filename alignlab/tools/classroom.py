@@ -21,9 +21,9 @@ from nbformat import NotebookNode
 from alignlab.errors import UserError
 from alignlab.lab import checks
 from alignlab.lab.lessons import clear, notebooks
+from alignlab.lab.page import WIDGET
 
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results"  # the notebooks with outputs, to read; those to work in have none
-WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
 
 
