@@ -8,12 +8,12 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # For the smaller CPU-only torch: make run TORCH_INDEX=<the CPU index named on pytorch.org, "Get started">
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-fast test-trl test-kernels lab data benchmark notebooks assignments colab clean
+.PHONY: run test test-fast test-trl test-kernels lab data benchmark notebooks assignments colab site clean
 
 run: $(READY)
 	$(BIN)/alignlab run
 
-test: $(READY) .venv-colab/.ready
+test: $(READY) .venv-colab/.ready .venv-site/.ready
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(READY)
@@ -41,6 +41,18 @@ assignments: $(READY)
 # Colab badges and set-up cells for your own fork: make colab REPO=owner/name
 colab: $(READY)
 	$(BIN)/python -m alignlab.tools.classroom colab $(REPO)
+
+# The notebooks with their results and the documents, as static pages in site/. Nothing is run; with the tools installed, no network is needed.
+site: .venv-site/.ready
+	rm -rf site
+	.venv-site/bin/sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir build/site/doctrees docs site
+
+# The extra "site" alone, in an environment of its own.
+.venv-site/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['site'], sep='\n')" > .venv-site/tools.txt
+	.venv-site/bin/python -m pip install --quiet --constraint constraints.txt --requirement .venv-site/tools.txt
+	touch $@
 
 # Our losses and PPO's first update against TRL; each version in an environment of its own.
 test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready
@@ -71,4 +83,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl-* .venv-colab runs build dist
+	rm -rf $(VENV) .venv-trl-* .venv-colab .venv-site runs build dist site
