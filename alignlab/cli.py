@@ -115,18 +115,18 @@ def run(
         page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config, commands)
         write_whole(folder / "report.html", page)
     print(f"\n{report.table(comparison)}\n")
+    console = Console(highlight=False, markup=False, emoji=False)
     for words in report.verdict(comparison):
-        print(words)
-    _print_answers(comparison["samples"][:3], [*comparison["policies"]])
+        console.print(words, soft_wrap=not console.is_terminal)
+    _print_answers(console, comparison["samples"][:3], [*comparison["policies"]])
     print(f"\nreport: {folder / 'report.html'}\nall files: {folder}")
 
 
-def _print_answers(samples: list[dict], policies: list[str]) -> None:
+def _print_answers(console: Console, samples: list[dict], policies: list[str]) -> None:
     """Every policy's answer to the same prompts, with its reward, as wide as the terminal."""
     from alignlab.encoding import last_message
     from alignlab.lab import view
 
-    console = Console(highlight=False, markup=False, emoji=False)
     for sample in samples:
         answers = Table.grid(padding=(0, 2, 0, 0))
         for name in policies:

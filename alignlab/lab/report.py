@@ -30,9 +30,13 @@ def table(comparison: dict) -> str:
         shown.add_row(
             NAMES[name], _plus_minus(row["gold"]), format(row["win_rate"][0], "z.0%"), _plus_minus(row["kl"]),
             "-" if efficiency is None else format(efficiency[0], "z.0%"), format(row["length"][0], "z.1f"),
-            format(row["stop_rate"][0], "z.0%"), format(row["minutes"], ".1f"), format(row["peak_memory_mb"], ","),
+            format(row["stop_rate"][0], "z.0%"), format(row["minutes"], ".1f" if row["minutes"] < 100 else ".0f"),
+            format(row["peak_memory_mb"], ","),
         )  # fmt: skip
     console = Console(width=WIDTH, color_system=None, highlight=False, emoji=False, markup=False)
+    if console.measure(shown).maximum > WIDTH:
+        for column in shown.columns:
+            column.min_width = None
     with console.capture() as captured:
         console.print(shown)
         for name, row in comparison["policies"].items():
