@@ -1,49 +1,72 @@
 """The command line: options in, one message out. All work is done elsewhere."""
 
+import importlib.metadata
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from alignlab.errors import UserError
 from alignlab.stages import METHODS, stages
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Train, judge and compare the two ways of aligning a language model with preferences.")  # fmt: skip
+app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 JUPYTER = Path(__file__).parent / "lab" / "jupyter"  # settings of JupyterLab for learners: without the instructor's tools
 
-Size = Annotated[str, typer.Option(help="tiny (bundled world, any CPU), smol (SmolLM2-135M) or hub (your model and data)")]
-Model = Annotated[str | None, typer.Option(help="directory or hub name of a causal LM; with --data makes the size hub")]
-Data = Annotated[str | None, typer.Option(help="preference pairs: a file (JSON Lines, JSON, CSV, Parquet), a folder, or a hub name")]
-Demonstrations = Annotated[str | None, typer.Option(help="demonstrations for SFT; without, it learns the chosen completions")]
-Beta = Annotated[float | None, typer.Option(help="price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
-PpoBeta = Annotated[float | None, typer.Option(help="the same for PPO alone; >= 0")]
-DpoBeta = Annotated[float | None, typer.Option(help="the same for DPO alone; > 0")]
-Seed = Annotated[int, typer.Option(help="of every stage", min=0, max=2**63 - 1)]
-Out = Annotated[Path | None, typer.Option(help="folder of the run; the same command continues where it was stopped")]
-Fast = Annotated[bool, typer.Option("--fast", help="the whole path in a small version")]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse rows with nothing to teach, instead of leaving them out")]
-Limit = Annotated[int | None, typer.Option(help="read only the first N rows of --data", min=1)]
-Split = Annotated[str | None, typer.Option(help="split of a hub set or folder; train by default")]
-Config = Annotated[str | None, typer.Option(help="config of a hub set")]
-Columns = Annotated[str | None, typer.Option(help="names of the columns where they differ: prompt=question,chosen=good")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="longest answer sampled, in tokens; by default as the data's answers are", min=1)]
-LearningRate = Annotated[float | None, typer.Option(help="of this stage's AdamW", min=0)]
-Epochs = Annotated[int | None, typer.Option(help="of this stage", min=1)]
+INPUT, SETTINGS, READING = "What is aligned", "Settings", "How --data is read"  # the groups of options in --help
 
+
+def _seed(number: int) -> int:
+    if not 0 <= number < 2**63:
+        raise typer.BadParameter(f"must be at least 0 and below 2**63, got {number}")
+    return number
+
+
+def _option(group: str, words: str, *names: str, **more):
+    return typer.Option(*names, help=words, rich_help_panel=group, **more)
+
+
+Size = Annotated[str, _option(INPUT, "tiny (bundled world, any CPU), smol (SmolLM2-135M) or hub (your model and data)")]
+Model = Annotated[str | None, _option(INPUT, "directory or hub name of a causal LM; with --data makes the size hub")]
+Data = Annotated[str | None, _option(INPUT, "preference pairs: a file (JSON Lines, JSON, CSV, Parquet), a folder, or a hub name")]
+Demonstrations = Annotated[str | None, _option(INPUT, "demonstrations for SFT; without, it learns the chosen completions")]
+Beta = Annotated[float | None, _option(SETTINGS, "price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
+PpoBeta = Annotated[float | None, _option(SETTINGS, "the same for PPO alone; >= 0")]
+DpoBeta = Annotated[float | None, _option(SETTINGS, "the same for DPO alone; > 0")]
+Seed = Annotated[int, _option(SETTINGS, "of every stage, at least 0", callback=_seed)]
+Out = Annotated[Path | None, _option(SETTINGS, "folder of the run; the same command continues where it was stopped")]
+Fast = Annotated[bool, _option(SETTINGS, "the whole path in a small version", "--fast")]
+Strict = Annotated[bool, _option(READING, "refuse rows with nothing to teach, instead of leaving them out", "--strict")]
+Limit = Annotated[int | None, _option(READING, "read only the first N rows of --data", min=1)]
+Split = Annotated[str | None, _option(READING, "split of a hub set or folder; train by default")]
+Config = Annotated[str | None, _option(READING, "config of a hub set")]
+Columns = Annotated[str | None, _option(READING, "names of the columns where they differ: prompt=question,chosen=good")]
+MaxNewTokens = Annotated[int | None, _option(SETTINGS, "longest answer sampled, in tokens; by default as the data's answers are", min=1)]
+LearningRate = Annotated[float | None, _option(SETTINGS, "of this stage's AdamW", min=0)]
+Epochs = Annotated[int | None, _option(SETTINGS, "of this stage", min=1)]
+
+QUIET = 30  # seconds between two lines on a stage's progress where no terminal shows bars
 COLUMNS = ("prompt", "chosen", "rejected", "completion", "system")
 
 
-class Terminated(BaseException):
-    """SIGTERM: the machine or the scheduler wants this process to end."""
+class Interrupted(BaseException):
+    """Ctrl-C, or SIGTERM: the user, the machine or the scheduler wants this process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.code = 128 + number
 
 
 class Stopped(BaseException):
@@ -57,6 +80,22 @@ class Stopped(BaseException):
 # ---------------------------------------------------------------------------------------------- commands
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"alignlab {importlib.metadata.version('alignlab')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Train, judge and compare the two ways of aligning a language model with preferences."""
+    if context.invoked_subcommand is None and (words := context.get_help()):  # none where rich has printed it
+        print(words)
+
+
 @app.command()
 def run(
     size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
@@ -64,27 +103,37 @@ def run(
     limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
-    from alignlab.encoding import last_message
     from alignlab.files import write_whole
-    from alignlab.lab import report, view
+    from alignlab.lab import report
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
     with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
         comparison = pipeline.compare()
         folder = pipeline.run.folder
         pipeline.run.write_json("comparison.json", comparison)
-        page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config)
+        commands = list(pipeline.run.metrics("commands.jsonl"))
+        page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config, commands)
         write_whole(folder / "report.html", page)
     print(f"\n{report.table(comparison)}\n")
+    console = Console(highlight=False, markup=False, emoji=False)
     for words in report.verdict(comparison):
-        print(words)
-    for sample in comparison["samples"][:3]:
-        prompt = last_message(sample["prompt"])
-        print(f"\n{prompt}")
-        for name in comparison["policies"]:
-            label = view.NAMES[name]
-            print(f"  {label:11}{sample[name]['gold']:6.2f}  {sample[name]['text']}")
+        console.print(words, soft_wrap=not console.is_terminal)
+    _print_answers(console, comparison["samples"][:3], [*comparison["policies"]])
     print(f"\nreport: {folder / 'report.html'}\nall files: {folder}")
+
+
+def _print_answers(console: Console, samples: list[dict], policies: list[str]) -> None:
+    """Every policy's answer to the same prompts, with its reward, as wide as the terminal."""
+    from alignlab.encoding import last_message
+    from alignlab.lab import view
+
+    for sample in samples:
+        answers = Table.grid(padding=(0, 2, 0, 0))
+        for name in policies:
+            answer = sample[name]
+            answers.add_row(Text(f"  {view.NAMES[name]}"), Text(f"{answer['gold']:z.2f}", justify="right"), Text(answer["text"]))
+        print()
+        console.print(Text(last_message(sample["prompt"])), answers, sep="\n")
 
 
 def _stage_command(name: str, words: str) -> None:
@@ -126,13 +175,16 @@ def compare(
     """Table and reward-KL figure of several runs."""
     from alignlab.lab import report, view
 
-    comparisons = {str(folder): _comparison(folder / "comparison.json") for folder in runs}
+    runs = list(dict.fromkeys(runs))
+    short = {folder.resolve().name for folder in runs}
+    names = [folder.resolve().name if len(short) == len(runs) else str(folder) for folder in runs]
+    comparisons = {name: _comparison(folder / "comparison.json") for name, folder in zip(names, runs, strict=True)}
     kinds = sorted({f"{comparison['size']} judged by {comparison['judge']['kind']}" for comparison in comparisons.values()})
     if len(kinds) > 1:
         raise UserError(f"these runs have different scales ({', '.join(kinds)}); compare like with like")
     if out.is_dir():
         raise UserError(f"{out}: is a folder; name a file for the figure, such as {out / 'comparison.png'}")
-    for name, comparison in comparisons.items():
+    for name, comparison in zip(runs, comparisons.values(), strict=True):
         print(f"{name} ({report.betas(comparison)})\n{report.table(comparison)}\n")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(view.png(view.runs_figure(comparisons)))
@@ -187,6 +239,7 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     own_betas = {"ppo": ppo_beta, "dpo": dpo_beta}
     from transformers.utils.logging import disable_progress_bar
 
+    from alignlab.doctor import circumstances
     from alignlab.files import disk_error
     from alignlab.pipeline import Pipeline
     from alignlab.recipes import choose
@@ -195,7 +248,7 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     disable_progress_bar()  # of loading, which would stand between ours
     if out is not None:
         check_folder(out)
-    recipe = choose(size, model, data, demonstrations, fast, source, tqdm.write)
+    recipe = choose(size, model, data, demonstrations, fast, source, _say)
     name = [recipe.name, *(["fast"] if fast else [])]
     for stage in dict.fromkeys((*recipe.methods, *(changes or {}))):
         config, own = recipe.config(stage), own_betas.get(stage)
@@ -213,9 +266,11 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     opened = Run(folder, {**recipe.describe(), "seed": seed})
     with opened.held():
         try:
-            yield Pipeline(opened, recipe, seed, *_progress())
-        except (KeyboardInterrupt, Terminated) as stop:
-            raise Stopped(opened.kept(), 143 if isinstance(stop, Terminated) else 130) from None
+            opened.log(circumstances(shlex.join(["alignlab", *sys.argv[1:]]), seed, fast), "commands.jsonl")
+            with _progress() as (watch, say):
+                yield Pipeline(opened, recipe, seed, watch, say)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            raise Stopped(opened.kept(), stop.code if isinstance(stop, Interrupted) else 130) from None
         except Exception as error:
             opened.abandon()
             if line := disk_error(folder, error):
@@ -223,24 +278,49 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
             raise
 
 
+@contextmanager
 def _progress():
-    """What shows the steps of a stage as a bar with the time left, and what says a line above it."""
-    bars: dict[str, tqdm] = {}
+    """What shows the steps of a stage, and what says a line: in a terminal with a bar for the stage that runs, else as plain lines.
+
+    A stage that has ended leaves one line; where no bar is seen, so does a longer one every half minute.
+    """
+    name, numbers = TextColumn("{task.description:>9}"), TextColumn("{task.fields[shown]}")
+    columns = name, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), numbers
+    terminal = sys.stderr.isatty()
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    bars = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, disable=not terminal)
+    running: dict[str, TaskID] = {}
+    said: dict[str, float] = {}  # when something was said of a stage that runs
+
+    def line(words: str) -> None:
+        console.print(words, soft_wrap=True) if terminal else print(words, file=sys.stderr, flush=True)
 
     def watch(metrics: dict) -> None:
-        stage = metrics["stage"]
-        if stage not in bars and metrics["step"] + 1 == metrics["steps"]:
-            return  # done at once: there is nothing to wait for
-        if stage not in bars:
-            bars[stage] = tqdm(total=metrics["steps"], desc=f"{stage:>9}", unit="", leave=True, dynamic_ncols=True)
-        shown = {key: f"{metrics[key]:.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics}
-        bars[stage].set_postfix(shown, refresh=False)
-        if not metrics.get("partial"):
-            bars[stage].update(metrics["step"] + 1 - bars[stage].n)
-        if bars[stage].n == metrics["steps"]:
-            bars.pop(stage).close()
+        stage, step, steps, now = metrics["stage"], metrics["step"] + 1, metrics["steps"], time.monotonic()
+        partial = bool(metrics.get("partial"))
+        ended = step == steps and not partial
+        if stage not in running:
+            if ended:
+                return  # done at once: there is nothing to wait for
+            running[stage], said[stage] = bars.add_task(stage, total=steps, shown=""), now
+        bars.update(running[stage], completed=step - partial, shown=_shown(metrics))
+        if ended:
+            bars.remove_task(running.pop(stage))
+        if ended or not terminal and now - said[stage] >= QUIET:
+            line(f"{stage:>9}  {step - partial} of {steps}  {_shown(metrics)}".rstrip())
+            said[stage] = now
 
-    return watch, tqdm.write
+    with bars:
+        yield watch, line if terminal and sys.stdout.isatty() else _say
+
+
+def _shown(metrics: dict) -> str:
+    """The numbers that tell most about a step."""
+    return ", ".join(f"{key} {metrics[key]:z.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics)
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)
 
 
 def main() -> None:
@@ -250,17 +330,19 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal or file can write, a run must not end over it
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="alignlab", standalone_mode=False)
     except UserError as error:
         sys.exit(_complain(error))
     except Stopped as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(stop.code)
-    except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
+    except (KeyboardInterrupt, typer.Abort, Interrupted) as stop:
         print("\nstopped; nothing was written", file=sys.stderr)
-        sys.exit(143 if isinstance(stop, Terminated) else 130)
+        sys.exit(stop.code if isinstance(stop, Interrupted) else 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # the command line's own complaints about options
             sys.exit(_complain(error.format_message()))
@@ -268,8 +350,10 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _terminate(number, frame) -> None:
-    raise Terminated
+def _interrupt(number, frame) -> None:
+    """No KeyboardInterrupt, which typer would turn into a silent exit; a second signal ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Interrupted(number)
 
 
 def _complain(message) -> int:

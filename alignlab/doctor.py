@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+from datetime import datetime
 
 import torch
 
@@ -13,11 +14,27 @@ from alignlab.records import data_folder
 
 RUN_IN_ANSWERS = 600  # a run of 209 s where 256 answers took 0.35 s once warm (0.30 to 0.40 in four measurements), on 2 CPU cores
 
+MADE_BY = ("alignlab", "torch", "transformers", "peft")  # whose versions a run records, beside Python's
+
+
+def circumstances(command: str, seed: int, fast: bool) -> dict:
+    """What a run records of each command that works in its folder: when (with the time zone), which, by what and on what."""
+    return {
+        "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": command,
+        "seed": seed,
+        "fast": fast,
+        "versions": {package: importlib.metadata.version(package) for package in MADE_BY} | {"Python": platform.python_version()},
+        "device": _device().split(";")[0],
+        "threads": torch.get_num_threads(),
+        "system": _system(),
+    }
+
 
 def examine() -> list[str]:
     """Lines to print: versions, device, data, extras, and a speed measured here and now."""
-    lines = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"]
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "ipywidgets"):
+    lines = [f"Python {platform.python_version()} on {_system()}, {os.cpu_count()} CPU cores"]
+    for package in (*MADE_BY, "accelerate", "datasets", "ipywidgets"):
         lines.append(f"  {package:14}{importlib.metadata.version(package)}")
     lines.append(f"device: {_device()}")
     base = data_folder() / "base" / "model.safetensors"
@@ -38,6 +55,10 @@ def examine() -> list[str]:
         lines.append(f"speed: 256 answers of the bundled model in {seconds:.1f} s; expect about {expected} for `alignlab run`,")
         lines.append("       and a quarter of that with --fast")
     return lines
+
+
+def _system() -> str:
+    return f"{platform.system()} {platform.machine()}"
 
 
 def _device() -> str:

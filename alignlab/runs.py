@@ -110,7 +110,8 @@ class Run:
         done = [name for name in self.manifest if "." not in name]
         if not done:
             return f"stopped before a stage was finished; the same command starts {self.folder} again"
-        return f"stopped; {', '.join(done)} are kept in {self.folder}; the same command continues after them"
+        kept = f"{', '.join(done)} {'is' if len(done) == 1 else 'are'} kept"
+        return f"stopped; {kept} in {self.folder}; the same command continues after them"
 
     @property
     def manifest(self) -> dict[str, dict[str, str]]:

@@ -1,13 +1,17 @@
 """The command line from outside: a whole run, its files, and every mistake that a user can make."""
 
 import errno
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,7 +32,7 @@ PAIR = {"prompt": "Say something.", "chosen": "Something kind.", "rejected": "So
 @pytest.mark.slow
 def test_a_run_leaves_the_files_of_the_interface(fast_run):
     for name in ("config.json", "metrics.jsonl", "timing.jsonl", "comparison.json", "report.html", "sft/model.safetensors",
-                 "ppo/adapter_config.json", "dpo/adapter_model.safetensors", "reward/adapter_config.json"):  # fmt: skip
+                 "ppo/adapter_config.json", "dpo/adapter_model.safetensors", "reward/adapter_config.json", "commands.jsonl"):  # fmt: skip
         assert (fast_run / name).is_file(), name
     stages = [record["stage"] for record in read_lines(fast_run / "metrics.jsonl")]
     assert list(dict.fromkeys(stages)) == ["sft", "reward", "ppo", "dpo"]
@@ -43,10 +47,10 @@ def test_a_run_leaves_the_files_of_the_interface(fast_run):
 
 
 @pytest.mark.slow
-def test_the_table_fits_100_columns_and_both_policies_beat_the_reference(fast_run):
+def test_the_table_fits_80_columns_and_both_policies_beat_the_reference(fast_run):
     lines = (fast_run.parent / "stdout.txt").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if "win rate" in line)
-    assert max(len(line) for line in lines[start : start + 6]) <= 100
+    assert max(len(line) for line in lines[start : start + 10]) <= 80
     policies = json.loads((fast_run / "comparison.json").read_text())["policies"]
     for name in ("ppo", "dpo", "best_of_16"):
         assert policies[name]["gold"][1] > policies["sft"]["gold"][2], name
@@ -103,6 +107,10 @@ def test_the_report_is_one_escaped_file(fast_run):
     page = (fast_run / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert "src='http" not in page and "<script" not in page
+    (first, *_) = read_lines(fast_run / "commands.jsonl")
+    assert first["command"].startswith("alignlab run --fast --out ") and first["command"] in page
+    assert datetime.fromisoformat(first["at"]).tzinfo is not None and first["versions"].keys() >= {"alignlab", "torch", "peft", "Python"}
+    assert "--fast" not in (fast_run / "config.json").read_text(), "what is recorded of a command keeps no run from continuing"
 
 
 @pytest.mark.slow
@@ -227,6 +235,80 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_leaves_nothing_behind(mistak
     said = capfd.readouterr().err
     assert ended.value.code == 2 and expected in said and len(said.strip().splitlines()) == 1, said
     assert sorted(path.relative_to(place) for path in place.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------------------------------- help, versions, progress, Ctrl-C
+
+
+def said(monkeypatch, capfd, *words):
+    """Exit code, and what a command says on either stream, for commands that end at once."""
+    monkeypatch.setattr(sys, "argv", ["alignlab", *words])
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return ended.value.code, *capfd.readouterr()
+
+
+def test_alone_it_prints_its_help_line_by_line(monkeypatch, capfd):
+    code, out, err = said(monkeypatch, capfd)
+    assert code == 0 and err == "" and "Usage: alignlab [OPTIONS] COMMAND" in out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in ("run", "sft", "reward", "ppo", "dpo", "compare", "lab", "doctor"):
+        assert any(line.lstrip("│| ").startswith(f"{name} ") for line in lines), name
+
+
+def test_it_tells_its_version(monkeypatch, capfd):
+    assert said(monkeypatch, capfd, "--version") == (0, f"alignlab {version('alignlab')}\n", "")
+
+
+def test_a_shell_can_complete_its_words():
+    environment = os.environ | {"_ALIGNLAB_COMPLETE": "complete_bash", "COMP_WORDS": "alignlab run --dpo", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-m", "alignlab.cli"], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["--dpo-beta"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_command_that_is_stopped_before_it_wrote_says_so_in_one_line(monkeypatch, capfd, number, code):
+    monkeypatch.setattr("alignlab.doctor.examine", lambda: os.kill(os.getpid(), number) or time.sleep(5))
+    assert said(monkeypatch, capfd, "doctor") == (code, "", "\nstopped; nothing was written\n")
+
+
+def steps(count, **numbers):
+    return [{"stage": "ppo", "step": step, "steps": count, **numbers} for step in range(count)]
+
+
+def test_progress_that_no_terminal_shows_is_a_line_a_stage_and_one_each_half_minute(monkeypatch, capfd):
+    clock = iter([0, 10, 31, 40, 50, 62, 70])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    with cli._progress() as (watch, say):
+        say("PPO")
+        for metrics in steps(7, kl=-0.001, loss=0.5):
+            watch(metrics)
+    out, err = capfd.readouterr()
+    assert out == "PPO\n" and "\r" not in err
+    assert err.splitlines() == [f"      ppo  {done} of 7  loss 0.50, kl 0.00" for done in (3, 6, 7)]
+
+
+def test_progress_in_a_terminal_is_a_bar_that_leaves_one_line(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with cli._progress() as (watch, say):
+        say("PPO with [beta]")
+        for metrics in [*steps(3), {"stage": "judge", "step": 0, "steps": 1}]:
+            watch(metrics)
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1]).rstrip() for line in terminal.getvalue().splitlines()]
+    assert [line for line in shown if line.startswith(("PPO", "      ppo  3 of 3"))] == ["PPO with [beta]", "      ppo  3 of 3"]
+    assert "judge" not in terminal.getvalue(), "what is done at once needs no bar"
 
 
 def test_another_config_in_the_same_folder_is_refused_by_name(tmp_path):

@@ -2,11 +2,18 @@
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise, product
 from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from alignlab.stage import Panel
 from alignlab.stages import METHODS, stages
@@ -18,22 +25,39 @@ COLOURS = {"best_of_16": GREEN} | {name: stage.colour for name, stage in STAGES.
 MARKERS = {"best_of_16": "^"} | {name: stage.marker for name, stage in STAGES.items()}
 NAMES = {"sft": "SFT", "best_of_16": "best-of-16"} | {name: STAGES[name].title for name in METHODS}
 JUDGES = {"gold": "gold reward", "vader": "gold reward (VADER)", "reward_model": "reward model's score"}
-PLACES = {"sft": ((9, 6), "left"), "best_of_16": ((-9, 7), "right")}  # of a policy's name beside its point
-OTHER_PLACES = ((11, -13), "left"), ((-10, -15), "right")  # of the methods, by turns
-ASIDE = (2, 22), "left"  # of best-of-16, where another policy's bar stands at its usual place
+RUNS = ("#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")  # of the runs in a comparison: none is a curve's
+WIDE, NARROW = (9.6, 5.6), (4.3, 6.0)  # inches: on a screen, on a phone
 INK, FAINT = "#222222", "#BBBBBB"
 
 
 # ---------------------------------------------------------------------------------------------- the reward-KL plane
 
 
-def plane_figure(comparison: dict, title: str | None = None) -> Figure:
+def plane_figure(comparison: dict, title: str | None = None, size: tuple[float, float] = WIDE) -> Figure:
     """The reward-KL plane: where each policy landed, and the best that was possible there."""
-    figure = Figure(figsize=(9.6, 5.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _plane(size, title or "What each policy gained, and what it paid")
     draw_plane(axes, comparison)
-    axes.set_title(title or "What each policy gained, and what it paid", loc="left", fontsize=13, fontweight="bold", color=INK)
+    _finish(figure, axes)
     return figure
+
+
+def _plane(size: tuple[float, float], title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=13 if size[0] > 6 else 10, fontweight="bold", color=INK)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes) -> None:
+    """The legend, below the axes where they are narrow, and every label at the place where it covers least."""
+    if axes.get_legend_handles_labels()[0]:
+        style: dict[str, Any] = {"fontsize": 9, "labelcolor": INK, "edgecolor": "none", "framealpha": 1}
+        if figure.get_figwidth() > 6:
+            axes.legend(loc="lower right", **style)
+        else:
+            axes.set_xlabel("KL to the SFT model, nats per completion")
+            figure.legend(loc="outside lower left", **style)
+    settle(figure, axes)
 
 
 def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
@@ -63,67 +87,73 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
     for name, row in policies.items():
-        (gold, gold_low, gold_high), (kl, kl_low, kl_high) = row["gold"], row["kl"]
-        axes.errorbar(
-            kl, gold, xerr=[[max(kl - kl_low, 0)], [max(kl_high - kl, 0)]], yerr=[[max(gold - gold_low, 0)], [max(gold_high - gold, 0)]],
-            color=COLOURS[name], marker=MARKERS[name], ms=9, mec="white", mew=1.2, capsize=3, lw=1.4, zorder=6,
-        )  # fmt: skip
-        place, side = _place(name, policies)
-        beside(axes, NAMES[name], (kl, gold), place, fontsize=11, fontweight="bold", color=COLOURS[name], ha=side, zorder=7)
+        _draw_point(axes, row, COLOURS[name], MARKERS[name], COLOURS[name])
+        beside(axes, NAMES[name], (row["kl"][0], row["gold"][0]), (9, 6), fontsize=11, fontweight="bold", color=COLOURS[name], zorder=7)
     if reach:
         for name in scored(policies):
             _draw_losses(axes, name, policies[name], frontier, reach)
     axes.set_xlim(-0.03 * limit, limit)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
     axes.set_xlabel("KL(policy, SFT model), nats per completion: how far the policy has moved", color=INK)
     axes.set_ylabel(f"{JUDGES[comparison['judge']['kind']]} on held-out prompts", color=INK)
     plain_axes(axes)
 
 
 def runs_figure(comparisons: dict[str, dict]) -> Figure:
-    """Several runs on one plane: the first run's curves, and every run's policies at their betas."""
-    first = next(iter(comparisons.values()))
-    points = {name: [(each["betas"][name], each["policies"][name]) for each in comparisons.values()] for name in first["betas"]}
-    return betas_figure(first["curves"], first["reference"]["gold"], points, first["judge"]["kind"])
+    """Several runs on one plane: every run's policies with their intervals, in the run's colour, and the first run's curves."""
+    first, *others = comparisons.values()
+    same = all(other["curves"] == first["curves"] for other in others)
+    curves = "" if same else f"; curves: those of {as_it_stands(next(iter(comparisons)))}"
+    figure, axes = _plane(WIDE, f"Where the policies of {len(comparisons)} run{'s' if others else ''} landed{curves}")
+    rows = [(run, name, each["policies"][name]) for run, each in comparisons.items() for name in each["betas"]]
+    start = {"sft": {"gold": first["reference"]["gold"], "kl": [0.0] * 3}}
+    draw_plane(axes, first | {"policies": start}, max(row["kl"][0] for _, _, row in rows))
+    for number, (run, each) in enumerate(comparisons.items()):
+        colour, hollow = RUNS[number % len(RUNS)], number // len(RUNS) % 2
+        for name in each["betas"]:
+            _draw_point(axes, each["policies"][name], colour, MARKERS[name], "white" if hollow else colour)
+            words = as_it_stands(f"{NAMES[name]}, {run}") if len(rows) <= 8 else NAMES[name]
+            place = each["policies"][name]["kl"][0], each["policies"][name]["gold"][0]
+            beside(axes, words, place, (9, 6), fontsize=9, fontweight="bold", color=colour, zorder=7)
+        betas = ", ".join(f"{beta:g} for {NAMES[name]}" for name, beta in each["betas"].items())
+        axes.plot([], [], color=colour, lw=6, alpha=0.4 if hollow else 1, label=as_it_stands(f"{run}: beta {betas}"))
+    for name in dict.fromkeys(name for _, name, _ in rows):
+        axes.plot([], [], ls="", marker=MARKERS[name], color=INK, label=f"{NAMES[name]}, with its 95% intervals")
+    _finish(figure, axes)
+    return figure
+
+
+def _draw_point(axes: Axes, row: dict, colour: str, marker: str, inside: str) -> None:
+    """A policy with its intervals of KL and reward."""
+    (gold, *golds), (kl, *kls) = row["gold"], row["kl"]
+    (left, right), (down, up) = ((max(at - low, 0), max(high - at, 0)) for at, (low, high) in ((kl, kls), (gold, golds)))
+    axes.errorbar(
+        kl, gold, xerr=[[left], [right]], yerr=[[down], [up]], color=colour, marker=marker, ms=9, capsize=3, lw=1.4, zorder=6,
+        mfc=inside, mec="white" if inside == colour else colour, mew=1.2,
+    )  # fmt: skip
 
 
 def betas_figure(
     curves: dict, reference_gold: Sequence[float], points: dict[str, list], judge: str = "gold", title: str | None = None
 ) -> Figure:
     """Methods at several betas beside the curves; `points` maps a method to (beta, row) pairs."""
-    figure = Figure(figsize=(9.6, 5.6), layout="constrained")
-    axes = figure.subplots()
-    start = {"gold": reference_gold, "kl": [0.0, 0.0, 0.0]}
-    furthest = max(row["kl"][0] for rows in points.values() for _, row in rows)
+    lines = {name: sorted(((beta, row["kl"][0], row["gold"][0]) for beta, row in rows), reverse=True) for name, rows in points.items()}
+    further = all(near[1] < far[1] for line in lines.values() for near, far in pairwise(line))
+    figure, axes = _plane(WIDE, title or ("A smaller beta moves further from the SFT model" if further else "Each method at several betas"))
     comparison = {
         "curves": curves,
-        "policies": {"sft": start},
+        "policies": {"sft": {"gold": reference_gold, "kl": [0.0, 0.0, 0.0]}},
         "reference": {"gold": reference_gold},
         "judge": {"kind": judge},
     }
-    draw_plane(axes, comparison, furthest)
-    higher = _higher({name: sorted((row["kl"][0], row["gold"][0]) for _, row in rows) for name, rows in points.items()})
-    for name, rows in points.items():
-        rows = sorted(rows, key=lambda pair: -pair[0])
-        kls, golds = [row["kl"][0] for _, row in rows], [row["gold"][0] for _, row in rows]
+    draw_plane(axes, comparison, max(kl for line in lines.values() for _, kl, _ in line))
+    for name, line in lines.items():
+        _, kls, golds = _columns(line)
         label = f"{NAMES[name]}, beta written beside it"
         axes.plot(kls, golds, color=COLOURS[name], marker=MARKERS[name], mec="white", ms=9, lw=1, label=label, zorder=6)
-        for (beta, _), kl, gold in zip(rows, kls, golds, strict=True):
-            place, side = ((-7, 8), "right") if name == higher else ((7, -13), "left")
-            beside(axes, f"{beta:g}", (kl, gold), place, fontsize=8, color=COLOURS[name], ha=side, zorder=7)
-    axes.legend(loc="lower right", fontsize=9, labelcolor=INK, edgecolor="none", framealpha=1)
-    axes.set_title(title or "A smaller beta moves further from the SFT model", loc="left", fontsize=13, fontweight="bold", color=INK)
+        for beta, kl, gold in line:
+            beside(axes, f"{beta:g}", (kl, gold), (7, -13), fontsize=8, color=COLOURS[name], zorder=7)
+    _finish(figure, axes)
     return figure
-
-
-def _higher(lines: dict[str, list[tuple[float, float]]]) -> str:
-    """Which of two lines lies above the other, on average over the second's points: its numbers are written above it."""
-    if len(lines) < 2 or not all(lines.values()):
-        return ""
-    first, second = lines
-    kls, golds = zip(*lines[second], strict=True)
-    return first if numpy.mean(_interpolated(lines[first], kls)) > numpy.mean(golds) else second
 
 
 def hacking_figure(course: Sequence[dict], title: str) -> Figure:
@@ -170,17 +200,6 @@ def scored(policies: dict) -> list[str]:
     return [name for name in policies if name in METHODS and "reward" in STAGES[name].needs]
 
 
-def _place(name: str, policies: dict) -> tuple[tuple[int, int], str]:
-    """Where a policy's name stands beside its point: offset and alignment."""
-    if name == "best_of_16" and _left_of_best(policies):
-        return ASIDE
-    return PLACES.get(name) or OTHER_PLACES[METHODS.index(name) % 2]
-
-
-def _left_of_best(policies: dict) -> bool:
-    return any(0 < policies["best_of_16"]["kl"][0] - policies[name]["kl"][0] < 0.6 for name in scored(policies))
-
-
 def _within(points: Sequence, limit: float) -> list:
     """The points up to the limit, and its point at the limit if the curve continues beyond it."""
     inside = [point for point in points if point[0] <= limit]
@@ -200,6 +219,49 @@ def beside(axes: Axes, words: str, point: tuple[float, float], offset: tuple[flo
     axes.annotate(words, point, offset, textcoords="offset points", **style)
 
 
+def settle(figure: Figure, axes: Axes) -> None:
+    """Move each label beside a point to the place around it where it covers least of curves, bars, points and other labels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # lays out, so that places on the canvas are known
+    scale, inside, legend = figure.dpi / 72, axes.get_window_extent(), axes.get_legend()
+    drawn, taken = _drawn(axes, scale), [legend.get_window_extent(renderer)] if legend else []
+    labels = [label for label in axes.texts if isinstance(label, Annotation)]
+    for label in sorted(labels, key=lambda label: -float(label.get_fontsize())):
+        size, point = label.get_window_extent(renderer), axes.transData.transform(label.xy)
+        best, least = size, numpy.inf
+        for away, angle in product((8, 14, 22, 32), numpy.radians(range(0, 360, 15))):
+            side = numpy.array([numpy.cos(angle), numpy.sin(angle)])
+            middle = point + scale * away * side + numpy.array([size.width, size.height]) / 2 * side.round(3)
+            box = Bbox.from_bounds(middle[0] - size.width / 2, middle[1] - size.height / 2, size.width, size.height)
+            covered = ((drawn > box.padded(2 * scale).min) & (drawn < box.padded(2 * scale).max)).all(1).sum()
+            outside = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
+            cost = covered + away / 4 + 40 * sum(box.overlaps(other) for other in taken) + 200 * outside
+            cost += 0.01 * (abs(angle - 0.6) % 6.3)  # of equal places, the one above on the right
+            if cost < least:
+                best, least = box, cost
+        label.set(position=(numpy.array([best.x0, best.y0]) - point) / scale, ha="left", va="bottom")
+        label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        taken.append(best)
+
+
+def _drawn(axes: Axes, scale: float) -> numpy.ndarray:
+    """Places on the canvas (N, 2) that curves, bars and markers cover, a few pixels apart."""
+    lines = [line for line in axes.lines if numpy.size(line.get_xdata()) > 0]
+    paths = [(line.get_path(), line.get_transform()) for line in lines]
+    paths += [(path, axes.transData) for bars in axes.collections if isinstance(bars, LineCollection) for path in bars.get_paths()]
+    spots = [numpy.empty((0, 2))]
+    for path, transform in paths:
+        corners = transform.transform(path.vertices)
+        for start, end in pairwise(corners) if len(corners) > 1 else [(corners[0], corners[0])]:
+            steps = 1 + int(numpy.hypot(*(end - start)) // 6)
+            spots.append(start + (end - start) * numpy.linspace(0, 1, steps + 1)[:, None])
+    for line in lines:
+        if line.get_marker() not in ("None", None, "", " "):
+            around = line.get_markersize() * scale / 2 * numpy.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
+            spots += [line.get_transform().transform(line.get_xydata()) + shift for shift in around]
+    return numpy.concatenate(spots)
+
+
 def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -214,34 +276,64 @@ def as_it_stands(text: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- training curves
 
+
 def training_figure(metrics: Sequence[dict]) -> Figure:
     """The panels of every stage, a row of small axes after another."""
-    by_stage = {name: [record for record in metrics if record["stage"] == name] for name in STAGES}
-    panels = [(name, panel) for name, stage in STAGES.items() for panel in stage.panels if _shown(panel, by_stage[name])]
+    panels = _panels(metrics)
     columns = 3
     rows = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (name, panel) in zip(grid, panels, strict=False):
-        for key, _ in panel.left:
-            _draw_curve(axes, by_stage[name], key, COLOURS[name], "-" if key == panel.left[0][0] else "--", dict(panel.left)[key])
-        if _shown(Panel("", panel.right), by_stage[name]):
-            other = axes.twinx()
-            for key, label in panel.right:
-                _draw_curve(other, by_stage[name], key, GREEN, (0, (5, 2)), label)
-            axes.set_ylabel(panel.left[0][1], fontsize=7, color=COLOURS[name])
-            other.set_ylabel(panel.right[0][1], fontsize=7, color=GREEN)
-            other.tick_params(labelsize=7, colors=GREEN)
-            other.spines[["top", "left", "bottom"]].set_visible(False)
-        elif len(panel.left) > 1:
-            axes.legend(fontsize=7, frameon=False)
-        title = STAGES[name].title
-        axes.set_title(f"{title[0].upper()}{title[1:]}: {panel.title}", fontsize=9, loc="left", color=INK)
-        plain_axes(axes)
-        axes.tick_params(labelsize=7)
+    for axes, (name, panel, records) in zip(grid, panels, strict=False):
+        _draw_panel(axes, name, panel, records, STAGES[name].title)
     for axes in list(grid):
         axes.remove()
     return figure
+
+
+def panel_figures(metrics: Sequence[dict]) -> dict[str, list[tuple[str, Figure]]]:
+    """The same panels, each as a figure of its own with what it shows in words, by the title of its stage."""
+    figures: dict[str, list[tuple[str, Figure]]] = {}
+    for name, panel, records in _panels(metrics):
+        figure = Figure(figsize=(3.4, 2.1), layout="constrained")
+        _draw_panel(figure.subplots(), name, panel, records, "")
+        figures.setdefault(STAGES[name].title, []).append((_told(panel, records), figure))
+    return figures
+
+
+def _panels(metrics: Sequence[dict]) -> list[tuple[str, Panel, list[dict]]]:
+    """Each panel that has something to show: its stage, itself, and the stage's records."""
+    by_stage = {name: [record for record in metrics if record["stage"] == name] for name in STAGES}
+    return [(name, panel, by_stage[name]) for name, stage in STAGES.items() for panel in stage.panels if _shown(panel, by_stage[name])]
+
+
+def _told(panel: Panel, records: Sequence[dict]) -> str:
+    """A panel in words, for who cannot see it: where each curve begins and ends."""
+    curves = {label: [record[key] for record in records if key in record] for key, label in panel.left + panel.right}
+    ends = [f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, values in curves.items() if values]
+    return f"{panel.title}: {', '.join(ends)} over {len(records)} steps"
+
+
+def _draw_panel(axes: Axes, name: str, panel: Panel, records: Sequence[dict], title: str) -> None:
+    """One panel; its stage's title stands before its own, where there is one."""
+    for key, label in panel.left:
+        _draw_curve(axes, records, key, COLOURS[name], "-" if key == panel.left[0][0] else "--", label)
+    if _shown(Panel("", panel.right), records):
+        other = axes.twinx()
+        for key, label in panel.right:
+            _draw_curve(other, records, key, GREEN, (0, (5, 2)), label)
+        axes.set_ylabel(panel.left[0][1], fontsize=7, color=COLOURS[name])
+        other.set_ylabel(panel.right[0][1], fontsize=7, color=GREEN)
+        other.tick_params(labelsize=7, colors=GREEN)
+        other.spines[["top", "left", "bottom"]].set_visible(False)
+        other.spines["right"].set_color(FAINT)
+    elif len(panel.left) > 1:
+        axes.legend(fontsize=7, edgecolor="none", framealpha=0.8)
+    words = f"{title[0].upper()}{title[1:]}: {panel.title}" if title else panel.title
+    axes.set_title(words, fontsize=9, loc="left", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
+    plain_axes(axes)
+    axes.tick_params(labelsize=7)
 
 
 def _shown(panel: Panel, records: Sequence[dict]) -> bool:

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
+from alignlab.doctor import circumstances
 from alignlab.lab import report
 
 pytestmark = pytest.mark.slow
@@ -95,6 +96,28 @@ def test_no_text_of_a_model_is_run_in_the_report(browser, fast_run, tmp_path):
         assert bool(ran) == (name == "control"), ran
         ran.clear()
     assert page.locator("td.text").count() == 4 * len(HOSTILE)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 900, 1280])
+def test_the_report_is_read_without_scrolling_sideways_in_letters_large_enough(browser, fast_run, tmp_path, width, scheme):
+    comparison, config = (json.loads((fast_run / name).read_text()) for name in ("comparison.json", "config.json"))
+    metrics = [json.loads(line) for line in (fast_run / "metrics.jsonl").read_text().splitlines()]
+    command = circumstances(f"alignlab run --out {'runs' * 40}", seed=0, fast=True)
+    (tmp_path / "report.html").write_text(report.page(comparison, metrics, config, [command, command]))
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = page.evaluate("[...document.querySelectorAll('.scroll')].map(box => [box.scrollWidth, box.clientWidth])")
+    assert boxes and all(inside <= box for inside, box in boxes)
+    sizes = page.evaluate("[...document.querySelectorAll('td, th, dd, li, small')].map(at => parseFloat(getComputedStyle(at).fontSize))")
+    assert min(sizes) > 10
+    shown = page.evaluate("[...document.querySelectorAll('img')].map(at => at.clientWidth / at.naturalWidth)")
+    assert min(shown[:1]) > 0.6, "letters of 9 points, drawn at 130 dots per inch, stay larger than 9 pixels"
+    ink, ground = page.evaluate("(at => [at.color, at.backgroundColor])(getComputedStyle(document.body))")
+    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, ground)]
+    assert (light[0] < light[1]) == (scheme == "light") and abs(light[0] - light[1]) > 450
     page.close()
 
 
