@@ -1,0 +1,94 @@
+"""The panels on one screen: what is in view, readable and named, at three sizes and in both themes."""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Every text in the outputs with its contrast to what lies behind it, the lowest first.
+CONTRAST = r"""() => {
+    const light = part => { const v = part / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
+    const luminance = colour => 0.2126 * light(colour[0]) + 0.7152 * light(colour[1]) + 0.0722 * light(colour[2]);
+    const parts = text => { const n = text.match(/[\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1] };
+    const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat([1]);
+    const behind = element => {
+        const layers = [];
+        for (let e = element; e; e = e.parentElement) layers.push(parts(getComputedStyle(e).backgroundColor));
+        return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
+    };
+    const found = [];
+    for (const element of document.querySelectorAll('.jp-OutputArea-output *')) {
+        const text = [...element.childNodes].filter(n => n.nodeType == 3).map(n => n.textContent.trim()).join(' ').trim();
+        if (!text || !element.getClientRects().length || element.tagName == 'STYLE') continue;
+        const colour = parts(getComputedStyle(element).color);
+        for (let e = element; e; e = e.parentElement) colour[3] *= parseFloat(getComputedStyle(e).opacity);
+        const [a, b] = [luminance(over(colour, behind(element))), luminance(behind(element))];
+        found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), text.slice(0, 60)]);
+    }
+    return found.sort((one, other) => one[0] - other[0]);
+}"""
+SIZES = {"small": (1280, 800), "large": (1920, 1080), "narrow": (900, 800)}
+RUN = "training = ppo_training('policy', 'PPO')"
+TWO = "a, b = ppo_training('a', 'beta 0.1', beta=0.1), ppo_training('b', 'beta 1', beta=1.0)"
+CELLS = ["await live.run(training);", "await live.compare(a, b);", "live.replay(folder)"]
+
+
+def places(book, chosen: str) -> list[dict]:
+    """Where the elements of a selector lie in the window."""
+    return book.page.locator(chosen).evaluate_all("parts => parts.map(part => part.getBoundingClientRect().toJSON())")
+
+
+def window(book) -> dict:
+    return places(book, ".jp-WindowedPanel-outer")[0]
+
+
+def show_cell(book, cell: int) -> None:
+    """Scroll so that a cell begins at the top of the window."""
+    book.page.evaluate("cell => document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].scrollIntoView()", cell)
+    book.page.wait_for_timeout(400)
+
+
+def in_view(book, parts: list[dict]) -> bool:
+    seen = window(book)
+    return bool(parts) and all(part["top"] >= seen["top"] - 1 and part["bottom"] <= seen["bottom"] + 1 for part in parts)
+
+
+def check_panel(book, cell: int, size: str, name: str) -> None:
+    """Controls and the first row of curves in view together; nothing cut off; text readable; pictures crisp and told in words."""
+    show_cell(book, cell)
+    book.shot(f"{name}-{size}")
+    controls = places(book, ".alignlab-controls") or places(book, ".alignlab-group")
+    curves = places(book, ".alignlab-tiles img")
+    first_row = [place for place in curves if place["top"] < curves[0]["top"] + 5]
+    print(name, size, [round(part["bottom"] - window(book)["top"]) for part in places(book, ".alignlab-panel")], round(window(book)["height"]),
+          round(curves[0]["width"]), len(first_row))
+    if size != "narrow":
+        assert in_view(book, controls + first_row), "controls and first row of curves together"
+        assert len(first_row) == {"small": 2, "large": 3}[size] or name == "replay"
+        assert in_view(book, places(book, ".alignlab-panel")), "the whole panel"
+    assert book.wider_than_the_page() == []
+    tracks = places(book, ".alignlab-panel .slider-container")
+    assert min(track["width"] for track in tracks) >= 130
+    lowest = book.page.evaluate(CONTRAST)[:3]
+    assert lowest[0][0] >= 4.5, lowest
+    pictures = book.page.locator(".alignlab-tiles img").evaluate_all("all => all.map(i => [i.naturalWidth / i.width, i.alt])")
+    assert min(density for density, _ in pictures) >= 1.4 and all(": " in words for _, words in pictures)
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_the_panels_are_on_one_screen(notebook, theme):
+    book = notebook([RUN, TWO, *CELLS], files=True, height=800)
+    book.theme(theme)
+    book.run_all()
+    for name, cell, told in (("run", 3, r"PPO: step [2-9] of"), ("compare", 4, r"beta 1: step [2-9] of"), ("replay", 5, r"step 6 of 6")):
+        book.wait_text(cell, told, 120)
+        for size, (width, height) in SIZES.items():
+            book.page.set_viewport_size({"width": width, "height": height})
+            book.page.wait_for_timeout(500)
+            check_panel(book, cell, size, f"{theme}-{name}")
+        book.page.set_viewport_size({"width": 1280, "height": 800})
+        if name != "replay":
+            book.stop()
+    assert not re.search(r"-0\.0+\b", book.page.locator(".jp-Notebook").inner_text())
+    assert not book.errors
