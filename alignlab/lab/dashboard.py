@@ -26,10 +26,11 @@ SECOND = GREEN  # what is measured on the right-hand axis, or the second of two 
 MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with its moving average over it
 
 # One panel, in CSS pixels, and what is left free around its axes: for ticks on both sides, title and legend, ticks and "step".
-WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 300, 162, 41, 37, 36, 28
+WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 300, 162, 43, 42, 36, 28
 COLUMNS = 3  # of the whole picture
 SMALL, TITLE = 7.4, 9  # points, of which 72 are 100 CSS pixels
-DENSITY = 200  # dots an inch, two for each CSS pixel: crisp at a device scale of 2
+DENSITY = 280  # dots an inch, of which 100 are CSS pixels: crisp at a device scale of 2, also where a panel is made larger
+STILL = 200  # of the picture that stays in the notebook
 
 COMPARED = {
     "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
@@ -71,7 +72,7 @@ class Dashboard:
 
     def draw(self, histories: Sequence[Sequence[dict]]) -> bytes:
         """PNG of the metrics so far, one list of dicts per training; `width` CSS pixels wide."""
-        return png(self._filled(histories), dpi=DENSITY)
+        return png(self._filled(histories), dpi=STILL)
 
     @property
     def width(self) -> int:
@@ -90,7 +91,8 @@ class Dashboard:
         for place, words in enumerate(self._words_of_panels(histories)):
             row, column = divmod(place, COLUMNS)
             file = io.BytesIO()
-            imsave(file, dots[row * high : (row + 1) * high, column * wide : (column + 1) * wide].copy(), format="png", pil_kwargs={"compress_level": 1})
+            part = dots[row * high : (row + 1) * high, column * wide : (column + 1) * wide].copy()
+            imsave(file, part, format="png", pil_kwargs={"compress_level": 1})
             made.append(Tile(file.getvalue(), words))
         self.drawn = time.perf_counter()
         self.cost = self.drawn - start
@@ -137,18 +139,17 @@ class Dashboard:
         return history[0]["stage"] if history else self.kinds[run]
 
     def _lay_out(self, histories: Sequence[Sequence[dict]]) -> Figure:
-        two, self.known = len(histories) > 1, self._known(histories)
+        two, share, self.known = len(histories) > 1, self._as_share(histories), self._known(histories)
         self.panels = self._compared() if two else list(stages()[self._kind(histories[0], 0)].panels)
         colours = self._colours(histories)
         rows = -(-(len(self.panels) + two) // COLUMNS)
         figure, grid = _grid(rows)
         self.lines, self.notes, self.marked, self.band = [], [], set(), None
         for axes, panel in zip(grid, self.panels, strict=False):
-            _prepare(axes, panel.title, "share of the training" if self._as_share(histories) else "step")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=not self._as_share(histories)))
+            _prepare(axes, panel.title, "share of the training" if share else "step")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=not share))
             sides = [(axes, panel.left)] + ([(axes.twinx(), panel.right)] if panel.right else [])
             for side, (where, curves) in enumerate(sides):
-                where.yaxis.set_major_locator(MaxNLocator(4))
                 for order, (key, label) in enumerate(curves):
                     for run, name in enumerate(self.names):
                         if two and key not in self.known[run]:
@@ -157,9 +158,7 @@ class Dashboard:
                         dash = DASHES[run if two else max(side, order)]
                         self.lines.append((_curve(where, colour, dash, _legible(name) if two else label), where, run, key))
                 if side:
-                    where.spines[["top", "left", "bottom"]].set_visible(False)
-                    where.spines["right"].set_color(FAINT)
-                    where.tick_params(colors=SECOND, labelsize=SMALL, length=2, pad=2)
+                    _prepare_second(where)
             if two or panel.right or len(panel.left) > 1:
                 _legend(axes, self._curves_in([where for where, _ in sides]))
             self._note(figure, axes, [where for where, _ in sides])
@@ -171,7 +170,6 @@ class Dashboard:
 
     def _lay_out_plane(self, figure: Figure, axes: Axes, colours: Sequence[str]) -> tuple[Axes, list[Line2D]]:
         _prepare(axes, PATHS, "")
-        axes.yaxis.set_major_locator(MaxNLocator(4))
         paths = [
             axes.plot([], [], color=colours[run], ls=DASHES[run], marker="os"[run], ms=3, lw=1.2, label=_legible(name))[0]
             for run, name in enumerate(self.names)
@@ -229,6 +227,10 @@ class Dashboard:
                 where.axison = not empty
                 where.relim()
                 where.autoscale_view()
+        if not share and (ends := [history[end]["step"] + 1 for history in histories if history for end in (0, -1)]):
+            first, last = min(ends), max(*ends, min(ends) + 1)  # a single step has no width
+            for axes in self.axes:
+                axes.set_xlim(first - 0.04 * (last - first), last + 0.04 * (last - first))
         self._draw_band(histories)
         self._draw_marks(histories, share)
 
@@ -288,8 +290,33 @@ def _prepare(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, fontsize=TITLE, loc="left", x=-0.1, y=1, color=INK, pad=14)  # the legend stands below it, off the curves
     plain_axes(axes)
     axes.tick_params(labelsize=SMALL, length=2, pad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_tick)
     axes.set_xlabel(below, fontsize=SMALL, color=INK)
-    axes.xaxis.set_label_coords(0.5, -0.14)  # said outright, as the title's height is: to work them out takes a third of the drawing
+    axes.xaxis.set_label_coords(0.5, -0.16)  # said outright, as the title's height is: to work them out takes a third of the drawing
+
+
+def _prepare_second(axes: Axes) -> None:
+    """The scale on the right."""
+    axes.spines[["top", "left", "bottom"]].set_visible(False)
+    axes.spines["right"].set_color(FAINT)
+    axes.tick_params(colors=SECOND, labelsize=SMALL, length=2, pad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(_tick)
+
+
+def _tick(value: float, place: float = 0) -> str:
+    """A number in so few characters that there is room for it beside an axis.
+
+    >>> [_tick(value) for value in (0.125, 30.0, -0.0, 0.000525)]
+    ['0.125', '30', '0', '5.2e-4']
+    """
+    text = f"{value:z.4g}"
+    if len(text) <= 6:
+        return text
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits}e{int(power)}"
 
 
 def _legend(axes: Axes, lines: Sequence[Line2D]) -> None:

@@ -137,10 +137,10 @@ class _Desk:
         self.heads = [ipywidgets.HTML() for _ in trainings]
         self.status, self.curves, self.samples = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self._buttons()
-        groups = [
-            box([head, *(knob.widget for knob in knobs)], "group") for head, knobs in zip(self.heads, self.knobs, strict=True)
-        ]
+        groups = [box([head, *(knob.widget for knob in knobs)], "group") for head, knobs in zip(self.heads, self.knobs, strict=True)]
         left = box([box([self.pause, self.step, self.stop], "buttons"), *groups], "controls")
+        if len(trainings) > 1:
+            left.add_class("alignlab-close")
         self.box = box([self.status, box([left, box([self.curves], "curves")], "sides"), self.samples], "panel")
         if len(self.kinds) == len(trainings):
             self._draw()

@@ -55,7 +55,11 @@ def address(png: bytes) -> str:
 
 def box(children: Sequence[Widget], part: str) -> Box:
     """Widgets that stand together as the style sheet in views.html.jinja says of this part; a whole panel brings the sheet along."""
-    sheet = HTML(render("style"), layout={"display": "none"})
-    made = Box([*children, sheet] if part == "panel" else list(children))
+    made = Box([*children, sheet()] if part == "panel" else list(children))
     made.add_class(f"alignlab-{part}")
     return made
+
+
+def sheet() -> HTML:
+    """The style sheet of panels, which itself shows nothing."""
+    return HTML(render("style"), layout={"display": "none"})
