@@ -26,10 +26,10 @@ SECOND = GREEN  # what is measured on the right-hand axis, or the second of two 
 MANY = 60  # from so many points on a curve is noisy: it is drawn faint, with its moving average over it
 
 # One panel, in CSS pixels, and what is left free around its axes: for ticks on both sides, title and legend, ticks and "step".
-WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 300, 162, 43, 42, 36, 28
+WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 300, 160, 43, 42, 36, 28
 COLUMNS = 3  # of the whole picture
 SMALL, TITLE = 7.4, 9  # points, of which 72 are 100 CSS pixels
-DENSITY = 280  # dots an inch, of which 100 are CSS pixels: crisp at a device scale of 2, also where a panel is made larger
+DENSITY = 320  # dots an inch, of which 100 are CSS pixels: crisp at a device scale of 2, also where a panel is made larger
 STILL = 200  # of the picture that stays in the notebook
 
 COMPARED = {

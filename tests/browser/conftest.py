@@ -194,12 +194,13 @@ class Notebook:
             self.shot(f"{number:02d}")
 
     def wider_than_the_page(self) -> list[str]:
-        """Outputs and cells that reach beyond the right edge of the notebook."""
+        """Outputs and cells that reach beyond the right edge of the notebook, outside of what scrolls by itself."""
         return self.page.evaluate(
             """() => {
                 const edge = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect().right;
                 const parts = document.querySelectorAll('.jp-Cell, .jp-OutputArea-output, .jp-OutputArea-output *, .jp-RenderedMarkdown *');
-                return [...parts].filter(part => part.getClientRects().length && part.getBoundingClientRect().right > edge + 1)
+                const scrolls = part => part.parentElement.closest('.alignlab-strips');
+                return [...parts].filter(part => part.getClientRects().length && !scrolls(part) && part.getBoundingClientRect().right > edge + 1)
                     .map(part => part.outerHTML.slice(0, 200));
             }"""
         )
