@@ -200,7 +200,8 @@ class Notebook:
                 const edge = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect().right;
                 const parts = document.querySelectorAll('.jp-Cell, .jp-OutputArea-output, .jp-OutputArea-output *, .jp-RenderedMarkdown *');
                 const scrolls = part => part.parentElement.closest('.alignlab-strips');
-                return [...parts].filter(part => part.getClientRects().length && !scrolls(part) && part.getBoundingClientRect().right > edge + 1)
+                const beyond = part => part.getClientRects().length && part.getBoundingClientRect().right > edge + 1;
+                return [...parts].filter(part => beyond(part) && !scrolls(part))
                     .map(part => part.outerHTML.slice(0, 200));
             }"""
         )
