@@ -120,7 +120,7 @@ def test_explorers_and_the_desk_are_in_view(notebook, theme):
     book = notebook(cells, files=True, height=800)
     book.theme(theme)
     book.run_all()
-    book.wait_text(len(cells), r"0 of 4\d labelled", 90)
+    book.wait_text(len(cells), r"0 of 4\d labelled", 240)
     for size, (width, height) in SIZES.items():
         book.page.set_viewport_size({"width": width, "height": height})
         for cell, name in enumerate([*EXPLORERS, "desk"], 1):
