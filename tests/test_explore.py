@@ -254,9 +254,10 @@ def test_where_no_widget_lives_there_is_a_picture_and_text(boxes, name):
 
 
 def test_the_picture_is_a_small_png(boxes):
-    encoded = boxes["tilted_optimum"].picture.value.split("base64,")[1].split('"')[0]
+    page = boxes["tilted_optimum"].picture.value
+    encoded = page.split("base64,")[1].split('"')[0]
     image = Image.open(io.BytesIO(b64decode(encoded)))
-    assert image.format == "PNG" and image.width <= 1000 and len(encoded) < 200_000
+    assert image.format == "PNG" and image.width <= 2000 and len(encoded) < 200_000 and 'width="960"' in page
 
 
 def test_a_filling_that_is_a_script_stays_text():

@@ -14,7 +14,7 @@ from architectures import build
 from hostile import HOSTILE
 
 from alignlab import dpo, ppo
-from alignlab.lab import dashboard, live
+from alignlab.lab import dashboard, knob, live
 from alignlab.models import ValueHead
 
 PAIRS = [{"prompt": f"Say {i}", "chosen": "yes and more", "rejected": "no"} for i in range(24)]
@@ -119,6 +119,40 @@ def test_every_control_is_a_setting_of_its_stage_with_a_label(config):
     assert controls and all(hasattr(config, control.name) and control.label for control in controls)
     assert ("beta" in {control.name for control in controls}) and all(control.low < control.high for control in controls)
     assert isinstance(config, ppo.Config) or min(c.low for c in controls if c.name == "beta") > 0
+
+
+def test_a_moved_slider_says_from_which_step_it_acts_until_that_step_is_done():
+    _, training = ppo_training()
+    knobs = {each.name: knob.Knob(training, each, lambda: None) for each in live.controls_of(training.config)}
+    moved, still = knobs["learning_rate"], knobs["beta"]
+    training.advance()  # sampled: the first step is under way
+    assert training.next_step == 1
+    moved.slider.value = 1e-4
+    said = f"{moved.control.label}: from step 1"
+    while not training.metrics:
+        assert moved.slider.description == said and still.slider.description == still.control.label
+        training.advance()
+        moved.settle()
+    assert moved.slider.description == moved.control.label and training.next_step == 2
+
+
+def test_a_setting_that_moves_by_itself_says_nothing():
+    _, training = ppo_training()
+    beta = knob.Knob(training, next(c for c in live.controls_of(training.config) if c.name == "beta"), lambda: None)
+    training.config.beta = 0.5
+    beta.follow()
+    assert beta.slider.value == 0.5 and beta.since is None and not training._asked
+
+
+def test_the_last_known_samples_stay_on_steps_that_bring_none():
+    records = list(invented(3))
+    records[1]["samples"] = [{"prompt": "p", "text": "t"}]
+    training = live.Training(records, ppo.Config())
+    training.advance()
+    assert training.samples == (0, [])
+    training.advance()
+    training.advance()
+    assert training.samples == (2, records[1]["samples"]) and "t" in live._samples([training])[0][1][0]["text"]
 
 
 # ---------------------------------------------------------------------------------------------- two in lock-step
@@ -281,6 +315,41 @@ def test_curves_of_one_panel_differ_in_dash_as_well_as_hue():
 def test_a_picture_has_words_for_those_who_cannot_see_it():
     board, history = dashboard.Dashboard(["ppo"]), list(invented(6))
     assert "ppo at step 6 of 6" in board.words([history]) and "kl 0.5" in board.words([history])
+
+
+def test_a_tile_is_a_picture_of_one_panel_with_its_last_values_in_words():
+    board, history = dashboard.Dashboard(["ppo"]), list(invented(6))
+    tiles = board.tiles([history])
+    assert len(tiles) == len(board.panels) == 6 and all(tile.png.startswith(b"\x89PNG") for tile in tiles)
+    assert tiles[1].words == "KL to the reference, nats: KL 0.5 at step 6"
+    two = dashboard.Dashboard(["A", "B"]).tiles([history, history[:3]])
+    assert two[1].words == "KL to the reference, nats: A 0.5 at step 6, B 0.2 at step 3"
+    assert two[-1].words.endswith("A at KL 0.5, gold 0.25; B at KL 0.2, gold 0.1")
+
+
+def test_before_the_first_step_each_panel_says_that_it_will_come():
+    for names, kinds in ((["PPO"], ["ppo"]), (["A", "B"], ["ppo", "dpo"])):
+        board = dashboard.Dashboard(names, kinds)
+        assert all("no value yet" in tile.words for tile in board.tiles([[] for _ in names]))
+        assert {words.get_text() for words, _ in board.notes if words.get_visible()} == {"comes with the first step"}
+    board.draw([list(invented(2)), []])
+    assert "comes with the first step" not in {words.get_text() for words, _ in board.notes if words.get_visible()}
+
+
+def test_steps_are_whole_numbers_on_the_axis_and_zero_has_no_sign():
+    board = dashboard.Dashboard(["ppo"])
+    for count in (1, 2, 5):
+        board.draw([list(invented(count))])
+        assert all(float(tick).is_integer() for axes in board.axes for tick in axes.get_xticks())
+    assert dashboard._tick(-1e-17) == "-1e-17" and dashboard._tick(-0.0) == "0"
+    assert "-0" not in live._status(live.Training((), ppo.Config())) and f"{-0.001:z.2f}" == "0.00"
+
+
+@pytest.mark.parametrize(("kinds", "same"), [(("ppo", "ppo"), "ppo"), (("dpo", "dpo"), "dpo"), (("ppo", "dpo"), None)])
+def test_two_runs_have_two_colours_and_neither_has_the_other_methods(kinds, same):
+    first, second = dashboard.colours_of(kinds)
+    assert first == dashboard.COLOURS[kinds[0]] and second != first
+    assert second == dashboard.COLOURS[kinds[1]] if same is None else second not in (dashboard.COLOURS["ppo"], dashboard.COLOURS["dpo"])
 
 
 # ---------------------------------------------------------------------------------------------- replay

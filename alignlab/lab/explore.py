@@ -83,7 +83,7 @@ def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
     left.barh([i + 0.2 for i in y], [reference[i] for i in likely], height=0.38, color=FAINT, edgecolor=INK, lw=0.6, label="reference")
     label = f"optimum, beta {beta:.2g}"
     left.barh([i - 0.2 for i in y], [optimum[i] for i in likely], height=0.38, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label=label)
-    left.set_yticks(y, [as_it_stands(f"{' '.join(numbers['fillings'][i])}  ({rewards[i] + 0:+.1f})") for i in likely], fontsize=9)
+    left.set_yticks(y, [as_it_stands(f"{' '.join(numbers['fillings'][i])}  ({rewards[i]:+z.1f})") for i in likely], fontsize=9)
     left.margins(y=0.02)
     label_axes(left, f'"{BLANKS} __ __."', f"probability (the {len(likely)} likeliest of {len(rewards)}; reward in brackets)", "")
     legend(left, "best")
@@ -113,8 +113,8 @@ def tilted_optimum_words(numbers: dict, beta: float) -> Words:
         "Left, bars for each filling's probability under the reference and under the optimum; right, the frontier of expected reward "
         "against KL, and the point of this beta on it.",
         look,
-        f"beta {beta:.3g}: reward {numbers['reward']:.3f} (reference {numbers['start']:.3f}), KL {numbers['kl']:.3f} nats, "
-        f'effective fillings {numbers["size"]:.1f} of {len(numbers["rewards"])}; likeliest: "{" ".join(numbers["fillings"][best])}", '
+        f"beta {beta:.3g}: reward {numbers['reward']:z.3f} (reference {numbers['start']:z.3f}), KL {numbers['kl']:z.3f} nats, "
+        f'effective fillings {numbers["size"]:z.1f} of {len(numbers["rewards"])}; likeliest: "{" ".join(numbers["fillings"][best])}", '
         f"{numbers['reference'][best]:.1%} to {numbers['optimum'][best]:.1%}",
     )
 

@@ -74,8 +74,8 @@ def preference_sigmoid_words(numbers: dict, difference: float, temperature: floa
     return Words(
         "The chance that the chosen answer beats the rejected one rises with the difference of their scores in the shape of an S.",
         look,
-        f"difference {difference:.2f}: P = {numbers['probability']:.1%}, loss -log P = {numbers['loss']:.3f} nats, "
-        f"difference that a reward model would learn = {numbers['fitted']:.2f} log-odds",
+        f"difference {difference:z.2f}: P = {numbers['probability']:.1%}, loss -log P = {numbers['loss']:z.3f} nats, "
+        f"difference that a reward model would learn = {numbers['fitted']:z.2f} log-odds",
     )
 
 
@@ -152,9 +152,9 @@ def dpo_loss_and_gradient_figure(numbers: dict, beta: float, label_smoothing: fl
 def dpo_loss_and_gradient_words(numbers: dict, beta: float, label_smoothing: float, difference: float) -> Words:
     """What to look for, by smoothing and by how far the policy has come."""
     if label_smoothing > 0 and numbers["lowest"] is not None and difference > numbers["lowest"]:
-        look = f"the sign of the gradient: past {numbers['lowest']:.1f} nats it is above 0, and the loss pulls the pair back together."
+        look = f"the sign of the gradient: past {numbers['lowest']:z.1f} nats it is above 0, and the loss pulls the pair back together."
     elif label_smoothing > 0:
-        lowest = "outside the picture" if numbers["lowest"] is None else f"at {numbers['lowest']:.1f} nats"
+        lowest = "outside the picture" if numbers["lowest"] is None else f"at {numbers['lowest']:z.1f} nats"
         look = f"the lowest point of your loss, {lowest}. Smoothing puts it at a finite difference; a larger beta brings it nearer."
     elif abs(difference) < 0.05:
         look = (
@@ -169,8 +169,8 @@ def dpo_loss_and_gradient_words(numbers: dict, beta: float, label_smoothing: flo
     return Words(
         "Left, DPO's loss falls as the log-ratio difference grows; right, its gradient, below 0 and fading. One curve a beta.",
         look,
-        f"beta {beta:.3g}, difference {difference:.1f} nats: loss {numbers['loss']:.3f} nats, gradient {numbers['gradient']:.4f} "
-        f"(at difference 0: {numbers['start']:.4f})",
+        f"beta {beta:.3g}, difference {difference:z.1f} nats: loss {numbers['loss']:z.3f} nats, gradient {numbers['gradient']:z.4f} "
+        f"(at difference 0: {numbers['start']:z.4f})",
     )
 
 

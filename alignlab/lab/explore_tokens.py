@@ -11,7 +11,7 @@ from torch import Tensor
 from alignlab import losses
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
-from alignlab.lab.explorer import LABEL, SKY, WIDTH, Explorer, Words, label_axes, legend, mark, panels, slider, tidy
+from alignlab.lab.explorer import SKY, Explorer, Words, label_axes, legend, mark, panels, slider, tidy
 from alignlab.lab.view import BLUE, FAINT, GREEN, INK, VERMILION, beside
 
 # ---------------------------------------------------------------------------------------------- PPO's clip
@@ -81,14 +81,14 @@ def clipped_objective_words(numbers: dict, clip_epsilon: float, ratio: float, si
     elif bad == 0:
         look = "the right panel: this bad token has lost enough, and nothing pushes it on. A good one is pulled back at full force."
     else:
-        look = f"the edges {max(1 - clip_epsilon, 0):.2f} and {1 + clip_epsilon:.2f}: between them the clip changes nothing."
+        look = f"the edges {max(1 - clip_epsilon, 0):z.2f} and {1 + clip_epsilon:z.2f}: between them the clip changes nothing."
     return Words(
         "Two panels, advantage above and below 0: PPO's clipped objective against the probability ratio. "
         "Shaded where the gradient is zero: above 1 + epsilon on the left, below 1 - epsilon on the right.",
         look,
-        f"epsilon {clip_epsilon:.2f}, ratio {ratio:.2f}: "
-        f"advantage +{size:.1f} objective {numbers['good']['objective']:.2f}, gradient {good:.2f}; "
-        f"advantage -{size:.1f} objective {numbers['bad']['objective']:.2f}, gradient {bad:.2f}",
+        f"epsilon {clip_epsilon:z.2f}, ratio {ratio:z.2f}: "
+        f"advantage +{size:z.1f} objective {numbers['good']['objective']:z.2f}, gradient {good:z.2f}; "
+        f"advantage -{size:z.1f} objective {numbers['bad']['objective']:z.2f}, gradient {bad:z.2f}",
     )
 
 
@@ -153,7 +153,7 @@ def gae_on_an_episode_figure(numbers: dict, lam: float, gamma: float, beta: floa
     top.plot(x, numbers["values"], color=VERMILION, ls="--", marker="D", label="value before the token (drawn by hand)")
     bottom.plot(x, numbers["td"], color=BLUE, ls=":", marker="s", label="lambda 0: one step of surprise")
     bottom.plot(x, numbers["monte_carlo"], color=GREEN, ls="--", marker="^", label="lambda 1: return less value")
-    bottom.plot(x, numbers["advantages"], color=INK, marker="o", lw=2.2, label=f"lambda {lam:.2f}, yours")
+    bottom.plot(x, numbers["advantages"], color=INK, marker="o", lw=2.2, label=f"lambda {lam:z.2f}, yours")
     bottom.set_xticks(x, [token.strip() for token in TOKENS])
     label_axes(top, "What the episode gives", "", "reward, value")
     label_axes(bottom, "What each token is told", "token", "advantage")
@@ -176,12 +176,12 @@ def gae_on_an_episode_words(numbers: dict, lam: float, gamma: float, beta: float
         look = f"how gamma shrinks what lies ahead: a score seven tokens away is worth {gamma**7:.0%} of itself at the first token."
     else:
         look = f"how far back the end is heard: of its surprise {numbers['reach']:.0%} reach the first token."
-    advantages = " | ".join(f"{token.strip()} {value:+.2f}" for token, value in zip(TOKENS, numbers["advantages"], strict=True))
+    advantages = " | ".join(f"{token.strip()} {value:+z.2f}" for token, value in zip(TOKENS, numbers["advantages"], strict=True))
     return Words(
         f'The eight tokens of "{"".join(TOKENS)}": above, the reward of each and the value before it; below, their advantages for '
         "lambda 0, lambda 1 and yours.",
         look,
-        f"advantages: {advantages}; rewards sum to {sum(numbers['rewards']):.2f}",
+        f"advantages: {advantages}; rewards sum to {sum(numbers['rewards']):z.2f}",
     )
 
 
@@ -248,7 +248,7 @@ def kl_estimators_figure(numbers: dict, distance: float, samples: int, seed: int
         part = numbers[kind]
         right.errorbar(place, part["mean"], 2 * part["se"], color=colour, marker=marker, ms=9, capsize=6, lw=2)
         right.plot([place - 0.25, place + 0.25], [part["expected"]] * 2, color=colour, lw=2.4, ls=":", zorder=5)
-        beside(right, f"{part['mean']:.3f}", (place, part["mean"]), (10, 9), fontsize=9, color=colour, va="center")
+        beside(right, f"{part['mean']:z.3f}", (place, part["mean"]), (10, 9), fontsize=9, color=colour, va="center")
     right.plot([], [], color=INK, ls=":", lw=2, label="what its mean tends to")
     right.errorbar([], [], [], color=INK, capsize=4, marker="o", ls="none", label="mean ± 2 standard errors")
     right.set_xticks(range(3), KINDS)
@@ -268,17 +268,17 @@ def kl_estimators_words(numbers: dict, distance: float, samples: int, seed: int)
         look = "nothing: policy and reference are equal, so each sample's estimate is exactly 0, of all three kinds."
     elif misses:
         look = (
-            f"k2: its bar leaves out the truth. It tends to {k2['expected']:.3f}, off by {bias:+.3f}, and more samples do not fix a bias."
+            f"k2: its bar leaves out the truth. It tends to {k2['expected']:z.3f}, off by {bias:+z.3f}, and more samples do not fix a bias."
         )
     elif k3["se"] < k1["se"]:
-        look = f"the bars: k1's is {k1['se'] / k3['se']:.1f} times as long as k3's; both are right on average, and k3 is never below 0."
+        look = f"the bars: k1's is {k1['se'] / k3['se']:z.1f} times as long as k3's; both are right on average, and k3 is never below 0."
     else:
         look = "k3's bar: it is no shorter than k1's any more. Tokens that the policy rarely draws weigh heavily in it."
-    parts = "; ".join(f"{kind} {part['mean']:.3f} ± {part['se']:.3f}" for kind, part in zip(KINDS, (k1, k2, k3), strict=True))
+    parts = "; ".join(f"{kind} {part['mean']:z.3f} ± {part['se']:z.3f}" for kind, part in zip(KINDS, (k1, k2, k3), strict=True))
     return Words(
         "Left, two distributions over six tokens; right, the estimates k1, k2, k3 with bars of two standard errors against the true KL.",
         look,
-        f"truth {truth:.4f} nats; from {samples:,} samples, mean ± standard error: {parts}",
+        f"truth {truth:z.4f} nats; from {samples:,} samples, mean ± standard error: {parts}",
     )
 
 
@@ -287,9 +287,7 @@ def kl_estimators() -> Explorer:
     counts = [10, 30, 100, 300, 1000, 3000, 10_000]
     controls = {
         "distance": slider("distance", 0.5, 0, 3, 0.1),
-        "samples": widgets.SelectionSlider(
-            value=100, options=counts, description="samples", continuous_update=False, style=LABEL, layout=WIDTH
-        ),
-        "seed": widgets.IntSlider(0, min=0, max=20, description="draw again (seed)", continuous_update=False, style=LABEL, layout=WIDTH),
+        "samples": widgets.SelectionSlider(value=100, options=counts, description="samples", continuous_update=False),
+        "seed": widgets.IntSlider(0, min=0, max=20, description="draw again (seed)", continuous_update=False),
     }
     return Explorer(kl_estimators_numbers, kl_estimators_figure, kl_estimators_words, controls)

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignlab.lab.page import address, bundle, render
+from alignlab.lab.page import address, box, bundle, render, sheet
 from alignlab.lab.view import INK, plain_axes, png
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
@@ -41,8 +41,8 @@ class Explorer(widgets.VBox):
         """
         self.numbers, self.draw, self.tell, self.controls = numbers, draw, tell, controls
         self.picture, self.caption = widgets.HTML(), widgets.HTML()  # HTML, since widgets.Image cannot carry an alt text
-        row = widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.picture, self.caption])
+        super().__init__([box(list(controls.values()), "group"), self.picture, self.caption, sheet()])
+        self.add_class("alignlab-panel")
         for control in controls.values():
             control.observe(self.refresh, "value")
         self.refresh()
@@ -56,7 +56,7 @@ class Explorer(widgets.VBox):
         """Redraw the figure and rewrite its words, in place."""
         worked_out = self.numbers(**self.settings)
         self.words = self.tell(worked_out, **self.settings)
-        self.drawn = address(png(self.draw(worked_out, **self.settings), dpi=100))
+        self.drawn = address(png(self.draw(worked_out, **self.settings), dpi=180))  # twice its size in a cell of 850 pixels, so that it is crisp
         self.picture.value = render("explorer_picture", words=self.words, picture=self.drawn)
         self.caption.value = render("explorer_caption", words=self.words)
 
@@ -66,20 +66,14 @@ class Explorer(widgets.VBox):
         return bundle(text, render("explorer", state=state, words=self.words, picture=self.drawn), self)
 
 
-LABEL, WIDTH = {"description_width": "initial"}, {"width": "21rem"}
-
-
 def slider(label: str, value: float, low: float, high: float, step: float) -> widgets.FloatSlider:
-    return widgets.FloatSlider(
-        value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".2f", style=LABEL, layout=WIDTH
-    )
+    return widgets.FloatSlider(value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".2f")
 
 
 def log_slider(label: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
     return widgets.FloatLogSlider(
-        value, min=math.log10(low), max=math.log10(high), step=0.02, description=label, continuous_update=False, readout_format=".3g",
-        style=LABEL, layout=WIDTH,
-    )  # fmt: skip
+        value, min=math.log10(low), max=math.log10(high), step=0.02, description=label, continuous_update=False, readout_format=".3g"
+    )
 
 
 def panels(columns: int, widths: Sequence[float] | None = None) -> tuple[Figure, Sequence[Axes]]:

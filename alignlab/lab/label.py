@@ -255,7 +255,7 @@ class Desk:
 
     # ------------------------------------------------------------------------------------------ on the screen
 
-    def widget(self) -> ipywidgets.VBox:
+    def widget(self) -> ipywidgets.Box:
         """The pair, buttons, a field for keys, progress: one box, however often it is asked for."""
         if self._screen is None:
             self._screen = Screen(self)

@@ -8,7 +8,6 @@ only notes what was asked; between two steps, and only there, that is written in
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -19,59 +18,15 @@ from IPython.display import display
 from alignlab.encoding import last_message
 from alignlab.files import read_lines
 from alignlab.lab import show
-from alignlab.lab.dashboard import Dashboard
+from alignlab.lab.dashboard import Dashboard, colours_of
 from alignlab.lab.kernel import kernel, messages
-from alignlab.lab.page import address, bundle, render
+from alignlab.lab.knob import Knob
+from alignlab.lab.page import address, box, bundle, render
 from alignlab.lab.training import Training, controls_of, short
 from alignlab.stage import Control
 from alignlab.stages import METHODS, stages
 
 LISTEN = 0.5  # seconds at most to take in messages that keep coming, between two steps
-WIDE = {"description_width": "11em"}
-
-
-# ---------------------------------------------------------------------------------------------- controls
-
-
-class _Knob:
-    """One control on the screen. It asks the training; `follow` shows what the training made of it."""
-
-    def __init__(self, training: Training, control: Control, heard: Callable[[], None]):
-        self.training, self.control, self.heard, self.following = training, control, heard, False
-        value = getattr(training.config, control.name)
-        low, high = (min(control.low, value), max(control.high, value)) if value is not None else (control.low, control.high)
-        common = {"description": control.label, "continuous_update": False, "style": WIDE, "layout": ipywidgets.Layout(width="28em")}
-        if control.kind == "log":
-            self.slider = ipywidgets.FloatLogSlider(
-                value=value, min=math.log10(low), max=math.log10(high), step=0.1, readout_format=".1e", **common
-            )
-        elif control.kind == "whole":
-            self.slider = ipywidgets.IntSlider(value=value, min=int(low), max=int(high), **common)
-        else:
-            start = value if value is not None else 2.0
-            self.slider = ipywidgets.FloatSlider(value=start, min=low, max=high, step=0.01, readout_format=".2f", **common)
-        self.widget, self.switch = self.slider, None
-        if control.kind == "switch":
-            self.switch = ipywidgets.Checkbox(
-                value=value is not None, description="on", indent=False, layout=ipywidgets.Layout(width="4em")
-            )
-            self.widget = ipywidgets.HBox([self.slider, self.switch])
-            self.switch.observe(self._moved, names="value")
-        self.slider.observe(self._moved, names="value")
-
-    def _moved(self, change) -> None:
-        self.heard()
-        if not self.following:
-            off = self.switch is not None and not self.switch.value
-            self.training.ask(self.control.name, None if off else self.slider.value)
-
-    def follow(self) -> None:
-        """Show the setting as it is now: an adaptive beta moves by itself."""
-        value = getattr(self.training.config, self.control.name)
-        if value is not None and self.control.name not in self.training._asked and abs(value - self.slider.value) > 0.005 * abs(value):
-            self.following = True
-            self.slider.value = min(max(value, self.slider.min), self.slider.max) if self.control.kind != "log" else value
-            self.following = False
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -166,27 +121,30 @@ class _Lines:
 
 
 class _Desk:
-    """Controls, curves and samples on the screen of a notebook."""
+    """Controls on the left, curves on the right and samples below, on the screen of a notebook."""
 
     def __init__(self, trainings: Sequence[Training], controls: Sequence[Sequence[Control] | None]):
         self.trainings, self.heard = trainings, 0
         self.stopped = self.paused = False
         self.asked = [0 for _ in trainings]  # whole steps of each, which Step asks for while paused
         self.drawn_steps: list[int] | None = None
-        self.dashboard = Dashboard([training.title for training in trainings])
+        self.kinds = [training.stage.name for training in trainings if training.stage]
+        self.dashboard = Dashboard([training.title for training in trainings], self.kinds)
         self.knobs = [
-            [_Knob(training, control, self._hear) for control in (controls_of(training.config) if chosen is None else chosen)]
+            [Knob(training, control, self._hear) for control in (controls_of(training.config) if chosen is None else chosen)]
             for training, chosen in zip(trainings, controls, strict=True)
         ]
+        self.heads = [ipywidgets.HTML() for _ in trainings]
+        self.status, self.curves, self.samples = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self._buttons()
-        columns = [
-            ipywidgets.VBox([ipywidgets.Label(f"{training.title}:"), *(knob.widget for knob in knobs)])
-            for training, knobs in zip(trainings, self.knobs, strict=True)
-        ]
-        self.box = ipywidgets.VBox([ipywidgets.HBox([self.pause, self.step, self.stop]), ipywidgets.HBox(columns)])
+        groups = [box([head, *(knob.widget for knob in knobs)], "group") for head, knobs in zip(self.heads, self.knobs, strict=True)]
+        left = box([box([self.pause, self.step, self.stop], "buttons"), *groups], "controls")
+        if len(trainings) > 1:
+            left.add_class("alignlab-close")
+        self.box = box([self.status, box([left, box([self.curves], "curves")], "sides"), self.samples], "panel")
+        if len(self.kinds) == len(trainings):
+            self._draw()
         self.panel = display(self._settings(self.box), raw=True, display_id=True)
-        self.status = display(self._words(), raw=True, display_id=True)
-        self.picture = display({"text/plain": "(the curves follow)"}, raw=True, display_id=True)
 
     # ------------------------------------------------------------------------------------------ what the user does
 
@@ -238,6 +196,9 @@ class _Desk:
         number = self.trainings.index(training)
         if self.asked[number] and not (training.latest or {}).get("partial"):
             self.asked[number] -= 1
+        for knob in self.knobs[number]:
+            knob.settle()
+        self._head()
 
     # ------------------------------------------------------------------------------------------ what the user sees
 
@@ -249,20 +210,30 @@ class _Desk:
             self._draw()
 
     def close(self) -> None:
-        """The last picture, and the settings as text in place of the controls, which are dead from now on."""
-        if all(training.history for training in self.trainings):
-            self._draw()
+        """In place of the panel, whose controls are dead from now on: the settings as text, the last picture, the last samples."""
         self.panel.update(self._settings(), raw=True)
+        histories = [training.history for training in self.trainings]
+        if all(histories):
+            words, width = self.dashboard.words(histories), self.dashboard.width
+            picture = {"image/png": self.dashboard.draw(histories), "text/plain": words}
+            display(picture, raw=True, metadata={"image/png": {"alt": words, "width": width}})
+            display(bundle(*self._told()), raw=True)
         self.box.close()
 
     def _draw(self) -> None:
         histories = [training.history for training in self.trainings]
-        words = self.dashboard.words(histories)
-        picture = {"image/png": self.dashboard.draw(histories), "text/plain": words}
-        self.picture.update(picture, raw=True, metadata={"image/png": {"alt": words}})
-        self.status.update(self._words(), raw=True)
+        self.curves.value = render("curves", tiles=[(address(tile.png), tile.words) for tile in self.dashboard.tiles(histories)])
+        self.status.value = render("status", lines=[_status(training) for training in self.trainings])
+        self.samples.value = render("samples", told=_samples(self.trainings))
+        self._head()
         for knob in sum(self.knobs, []):
             knob.follow()
+
+    def _head(self) -> None:
+        """Above each training's controls, from which step a move of them would act."""
+        colours = colours_of(self.kinds) if len(self.kinds) == len(self.trainings) > 1 else [None] * len(self.trainings)
+        for head, training, colour in zip(self.heads, self.trainings, colours, strict=False):
+            head.value = render("head", title=training.title, step=None if training.finished else training.next_step, colour=colour)
 
     def _settings(self, controls: ipywidgets.Widget | None = None) -> dict:
         """The settings as text, to stand in place of the controls."""
@@ -275,13 +246,11 @@ class _Desk:
         text = "\n".join(lines)
         return bundle(text, render("preformatted", text=text, style="margin: 0"), controls)
 
-    def _words(self) -> dict:
-        """Where the trainings are, and what their policies write."""
-        told = [(_status(training), _samples(training)) for training in self.trainings]
-        lines = []
-        for status, samples in told:
-            lines += [status, *(f"  {sample['prompt']}  {sample['text']}" for sample in samples)]
-        return bundle("\n".join(lines), render("progress", trainings=told))
+    def _told(self) -> tuple[str, str]:
+        """Where the trainings are, and what their policies write: as text, and as HTML."""
+        statuses, samples = [_status(training) for training in self.trainings], _samples(self.trainings)
+        lines = statuses + [f"  {sample['prompt']}  {sample['text']}" for _, each in samples for sample in each]
+        return "\n".join(lines), render("progress", lines=statuses, told=samples)
 
 
 def _status(training: Training) -> str:
@@ -296,13 +265,18 @@ def _status(training: Training) -> str:
         words += ", finished"
     elif training.seconds and training.share:
         words += f", {training.seconds * (1 / training.share - 1):.0f} s left"
-    numbers = [f"{key} {latest[key]:.2f}" for key in ("loss", "reward", "gold", "accuracy", "kl") if isinstance(latest.get(key), float)]
+    numbers = [f"{key} {latest[key]:z.2f}" for key in ("loss", "reward", "gold", "accuracy", "kl") if isinstance(latest.get(key), float)]
     return f"{words}; {', '.join(numbers)}"
 
 
-def _samples(training: Training) -> list[dict]:
-    samples = (training.latest or {}).get("samples", [])
-    return [{"prompt": last_message(sample["prompt"]), "text": sample["text"]} for sample in samples]
+def _samples(trainings: Sequence[Training]) -> list[tuple[str, list[dict]]]:
+    """The newest samples of each training, under a line that says what they are."""
+    told = []
+    for training in trainings:
+        step, samples = training.samples
+        title = f"{training.title} wrote at step {step}:" if samples else f"{training.title}: no samples yet."
+        told.append((title, [{"prompt": last_message(sample["prompt"]), "text": sample["text"]} for sample in samples]))
+    return told
 
 
 # ---------------------------------------------------------------------------------------------- replay
@@ -324,25 +298,27 @@ def replay(source: str | Path | Sequence[dict], stage: str = METHODS[0]) -> None
         found = ", ".join(sorted({record["stage"] for record in records})) or "nothing"
         raise ValueError(f"no steps of {stage!r} in {source if isinstance(source, str | Path) else 'these metrics'}; it holds {found}")
     told = Training((), None, stages()[stage].name)
-    scrubber = ipywidgets.IntSlider(
-        value=len(metrics), min=1, max=len(metrics), description="step", continuous_update=False, layout=ipywidgets.Layout(width="40em")
-    )
-    picture, words = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    scrubber = ipywidgets.IntSlider(value=len(metrics), min=1, max=len(metrics), description="step", continuous_update=False)
+    status, curves, samples = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
 
     def draw(change=None) -> None:
         told.metrics = metrics[: scrubber.value]
         told.latest = told.metrics[-1]
-        picture.value = Dashboard([stage]).draw([told.metrics])  # a new one: it must forget marks and curves that lie ahead
-        words.value = render("step", **_step(told))
+        tiles = Dashboard([stage]).tiles([told.metrics])  # a new one: it must forget marks and curves that lie ahead
+        curves.value = render("curves", tiles=[(address(tile.png), tile.words) for tile in tiles])
+        status.value = render("status", lines=[_status(told)])
+        samples.value = render("strips", **_strips(told))
 
     scrubber.observe(draw, names="value")
     draw()
-    box = ipywidgets.VBox([scrubber, words, picture])
-    still = render("replay", **_step(told), words=Dashboard([stage]).words([told.metrics]), picture=address(picture.value))
-    display(bundle(_status(told), still, box), raw=True)
+    board = Dashboard([stage])
+    still = render("replay", line=_status(told), words=board.words([metrics]), picture=address(board.draw([metrics])), width=board.width,
+                   **_strips(told))  # fmt: skip
+    display(bundle(_status(told), still, box([status, box([scrubber], "group"), curves, samples], "panel")), raw=True)
 
 
-def _step(told: Training) -> dict:
-    """Where a recorded training stands, and its samples: strips of those that were told token by token, texts of the others."""
-    samples = (told.latest or {}).get("samples", ())
-    return {"status": _status(told), "samples": [show.strip_of(each) if "tokens" in each else each["text"] for each in samples]}
+def _strips(told: Training) -> dict:
+    """The newest samples of a recorded training: strips of those that were told token by token, texts of the others."""
+    step, samples = told.samples
+    title = f"Samples of step {step}:" if samples else "No samples so far."
+    return {"title": title, "samples": [show.strip_of(each) if "tokens" in each else each["text"] for each in samples]}

@@ -1,10 +1,11 @@
 """What is shown as HTML: templates, which escape all text, whoever wrote it; views; widgets with what stands in their place."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipywidgets import Widget
+from ipywidgets import HTML, Box, Widget
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignlab.encoding import last_message
@@ -50,3 +51,15 @@ def bundle(text: str, html: str, widget: Widget | None = None) -> dict:
 def address(png: bytes) -> str:
     """The address of an image that holds the image itself."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def box(children: Sequence[Widget], part: str) -> Box:
+    """Widgets that stand together as the style sheet in views.html.jinja says of this part; a whole panel brings the sheet along."""
+    made = Box([*children, sheet()] if part == "panel" else list(children))
+    made.add_class(f"alignlab-{part}")
+    return made
+
+
+def sheet() -> HTML:
+    """The style sheet of panels, which itself shows nothing."""
+    return HTML(render("style"), layout={"display": "none"})

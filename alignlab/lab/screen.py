@@ -3,7 +3,7 @@
 import ipywidgets
 
 from alignlab.errors import UserError
-from alignlab.lab.page import render
+from alignlab.lab.page import box, render
 from alignlab.talks import Text
 
 KEYS = (
@@ -26,10 +26,8 @@ class Screen:
     def __init__(self, desk):
         self.desk = desk
         self.pair, self.status = ipywidgets.HTML(), ipywidgets.HTML()
-        self.bar = ipywidgets.IntProgress(description="Progress", layout=ipywidgets.Layout(width="30em"))
-        self.field = ipywidgets.Text(
-            description="Key", placeholder="a b t s u", continuous_update=True, layout=ipywidgets.Layout(width="16em")
-        )
+        self.bar = ipywidgets.IntProgress(description="Progress")
+        self.field = ipywidgets.Text(description="Key", placeholder="a b t s u", continuous_update=True)
         acts = [
             ("A", "a", "Answer A is better", lambda: desk.choose("a")), ("B", "b", "Answer B is better", lambda: desk.choose("b")),
             ("Tie", "t", "Both are equally good", desk.tie), ("Skip", "s", "No answer to this pair", desk.skip),
@@ -41,8 +39,8 @@ class Screen:
             button.on_click(lambda _, key=key: self.press(key))
         self.field.observe(self._typed, names="value")
         words = ipywidgets.HTML(render("desk_task", task=desk.task, keys=KEYS))
-        row = ipywidgets.HBox([*self.buttons.values(), self.field], layout=ipywidgets.Layout(flex_flow="row wrap"))
-        self.box = ipywidgets.VBox([words, self.pair, row, self.bar, self.status])
+        row = box([*self.buttons.values(), self.field], "keys")
+        self.box = box([words, self.pair, row, self.bar, self.status], "panel")
         self.refresh()
 
     def press(self, key: str) -> None:

@@ -59,7 +59,7 @@ def answers(
             rows[head] = [numbers.get(name) for name in texts]
 
     names = [NAMES.get(name, name) for name in texts]
-    shown = {head: ["–" if number is None else f"{number:.2f}" for number in numbers] for head, numbers in rows.items()}
+    shown = {head: ["–" if number is None else f"{number:z.2f}" for number in numbers] for head, numbers in rows.items()}
     heads = [{"name": name, "colour": COLOURS.get(key, INK)} for key, name in zip(texts, names, strict=True)]
     corner = "policy" if set(texts) & set(NAMES) else ""
     table = [["answer", *texts.values()], *([head, *numbers] for head, numbers in shown.items())]
@@ -145,7 +145,7 @@ def _truths(row: Sequence) -> bool:
 def _said(value: float | bool | None) -> str:
     if value is None:
         return "–"
-    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:+.2f}"
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:+z.2f}"
 
 
 def _shade(value: float | bool | None, top: float) -> str:
@@ -196,11 +196,11 @@ def pairs(records: Sequence[dict], margins: Sequence[float] | Tensor, count: int
             record, margin = records[i], margins[i]
             cells = [last_message(record["prompt"]), _with_gold(record, "chosen"), _with_gold(record, "rejected")]
             chance = f"{torch.tensor(margin).sigmoid().item():.0%}"
-            tables[title].append([*cells, f"{margin:+.2f}", chance])
-            lines += [f"  margin {margin:+.2f}, P {chance}: {cells[0]}", f"    chosen:   {cells[1]}", f"    rejected: {cells[2]}"]
+            tables[title].append([*cells, f"{margin:+z.2f}", chance])
+            lines += [f"  margin {margin:+z.2f}, P {chance}: {cells[0]}", f"    chosen:   {cells[1]}", f"    rejected: {cells[2]}"]
     return View(render("pairs", kinds=tables), "\n".join(lines))
 
 
 def _with_gold(record: dict, side: str) -> str:
     gold = record.get(f"gold_{side}")
-    return f"{record[side]}" + ("" if gold is None else f" [gold {gold:.2f}]")
+    return f"{record[side]}" + ("" if gold is None else f" [gold {gold:z.2f}]")

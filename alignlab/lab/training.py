@@ -38,6 +38,19 @@ class Training:
         """How much of it is done, from 0 to 1."""
         return (self.metrics[-1]["step"] + 1) / self.metrics[-1]["steps"] if self.metrics else 0.0
 
+    @property
+    def next_step(self) -> int:
+        """The step, counted from 1, in which a change made now begins to act: the one under way, or else the next."""
+        return 1 if self.latest is None else self.latest["step"] + (1 if self.latest.get("partial") else 2)
+
+    @property
+    def samples(self) -> tuple[int, list[dict]]:
+        """The newest samples, and the step, counted from 1, that they are of; most steps bring none."""
+        for record in (self.latest or {}, *reversed(self.metrics)):
+            if record.get("samples"):
+                return record["step"] + 1, record["samples"]
+        return 0, []
+
     def ask(self, name: str, value) -> None:
         """Have a setting changed before the next step. Raises ValueError where the stage has no such setting."""
         if not hasattr(self.config, name):

@@ -125,6 +125,10 @@ class Notebook:
         """One of JupyterLab's commands, as its menus and buttons call it."""
         self.page.evaluate("name => { window.jupyterapp.commands.execute(name) }", name)
 
+    def theme(self, name: str) -> None:
+        """JupyterLab in its "Light" or its "Dark" colours."""
+        self.page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${name}` })", name)
+
     def run_all(self) -> None:
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -190,12 +194,14 @@ class Notebook:
             self.shot(f"{number:02d}")
 
     def wider_than_the_page(self) -> list[str]:
-        """Outputs and cells that reach beyond the right edge of the notebook."""
+        """Outputs and cells that reach beyond the right edge of the notebook, outside of what scrolls by itself."""
         return self.page.evaluate(
             """() => {
                 const edge = document.querySelector('.jp-WindowedPanel-outer').getBoundingClientRect().right;
                 const parts = document.querySelectorAll('.jp-Cell, .jp-OutputArea-output, .jp-OutputArea-output *, .jp-RenderedMarkdown *');
-                return [...parts].filter(part => part.getClientRects().length && part.getBoundingClientRect().right > edge + 1)
+                const scrolls = part => part.parentElement.closest('.alignlab-strips');
+                const beyond = part => part.getClientRects().length && part.getBoundingClientRect().right > edge + 1;
+                return [...parts].filter(part => beyond(part) && !scrolls(part))
                     .map(part => part.outerHTML.slice(0, 200));
             }"""
         )
@@ -206,7 +212,7 @@ def notebook(request, server, browser):
     """Gives `open(what)`: cells, which the preparation precedes, or a notebook's file; open in the browser."""
     opened = []
 
-    def open_(what: list[str] | Path, prepare: bool = True, width: int = 1280, height: int = 1000) -> Notebook:
+    def open_(what: list[str] | Path, prepare: bool = True, width: int = 1280, height: int = 1000, files: bool = False) -> Notebook:
         name = re.sub(r"\W+", "-", request.node.name).strip("-")
         path = server.folder / f"{name}.ipynb"
         if isinstance(what, Path):
@@ -226,7 +232,8 @@ def notebook(request, server, browser):
         page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(f"{server.address}/lab/workspaces/{name}/tree/{name}.ipynb")  # a workspace of its own: nothing else is open
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); }")
+        if not files:  # the file browser would stand beside it
+            page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); }")
         made = Notebook(page, name, errors)
         made.wait_for(made.idle, 60, "an idle kernel")
         errors.clear()  # JupyterLab's own, as it starts
