@@ -330,7 +330,7 @@ def test_a_tile_is_a_picture_of_one_panel_with_its_last_values_in_words():
 def test_before_the_first_step_each_panel_says_that_it_will_come():
     for names, kinds in ((["PPO"], ["ppo"]), (["A", "B"], ["ppo", "dpo"])):
         board = dashboard.Dashboard(names, kinds)
-        assert all("no value yet" in tile.words for tile in board.tiles([[] for _ in names]))
+        assert all("not measured so far" in tile.words for tile in board.tiles([[] for _ in names]))
         assert {words.get_text() for words, _ in board.notes if words.get_visible()} == {"comes with the first step"}
     board.draw([list(invented(2)), []])
     assert "comes with the first step" not in {words.get_text() for words, _ in board.notes if words.get_visible()}

@@ -118,11 +118,11 @@ class Dashboard:
                     name = self.names[run] if len(histories) > 1 else label
                     if last is not None:
                         parts.append(f"{name} {last[key]:z.3g} at step {last['step'] + 1}")
-            told.append(f"{panel.title}: {', '.join(parts) or 'no value yet'}")
+            told.append(f"{panel.title}: {', '.join(parts) or 'not measured so far'}")
         if self.plane is not None:
             ends = [(name, _path(history)) for name, history in zip(self.names, histories, strict=True)]
             parts = [f"{name} at KL {path[-1][0]:z.3g}, gold {path[-1][1]:z.3g}" for name, path in ends if path]
-            told.append(f"{PATHS}: {'; '.join(parts) or 'no value yet'}")
+            told.append(f"{PATHS}: {'; '.join(parts) or 'not measured so far'}")
         return told
 
     # ------------------------------------------------------------------------------------------ drawing
@@ -219,11 +219,12 @@ class Dashboard:
             for path, history in zip(self.plane[1], histories, strict=True):
                 path.set_data(*(zip(*_path(history), strict=True) if _path(history) else ([], [])))
         for words, sides in self.notes:
-            empty = all(line.get_xydata().size == 0 for line in self._curves_in(sides))  # type: ignore[union-attr]
-            words.set_text("no value yet" if any(histories) else "comes with the first step")
-            words.set_visible(empty)
-            for where in sides:
-                where.axison = not empty
+            told = [any(numpy.size(line.get_xdata()) for line in self._curves_in([where])) for where in sides]
+            words.set_text("not measured so far" if any(histories) else "comes with the first step")
+            words.set_visible(not any(told))
+            for where, known in zip(sides, told, strict=True):
+                where.axison = any(told)
+                where.yaxis.set_visible(known)
                 where.relim()
                 where.autoscale_view()
         if not share and (ends := [history[end]["step"] + 1 for history in histories if history for end in (0, -1)]):

@@ -56,8 +56,7 @@ class Explorer(widgets.VBox):
         """Redraw the figure and rewrite its words, in place."""
         worked_out = self.numbers(**self.settings)
         self.words = self.tell(worked_out, **self.settings)
-        # twice its size in a cell of 850 pixels, so that it is crisp
-        self.drawn = address(png(self.draw(worked_out, **self.settings), dpi=180))
+        self.drawn = address(png(self.draw(worked_out, **self.settings), dpi=180))  # twice its size in a narrow cell: crisp
         self.picture.value = render("explorer_picture", words=self.words, picture=self.drawn)
         self.caption.value = render("explorer_caption", words=self.words)
 

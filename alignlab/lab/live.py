@@ -274,7 +274,7 @@ def _samples(trainings: Sequence[Training]) -> list[tuple[str, list[dict]]]:
     told = []
     for training in trainings:
         step, samples = training.samples
-        title = f"{training.title} wrote at step {step}:" if samples else f"{training.title}: no samples yet."
+        title = f"{training.title} wrote at step {step}:" if samples else f"{training.title}: no samples so far."
         told.append((title, [{"prompt": last_message(sample["prompt"]), "text": sample["text"]} for sample in samples]))
     return told
 
