@@ -266,7 +266,7 @@ def test_a_moved_control_is_marked_in_every_panel():
     board.draw([history])
     board.draw([history])
     assert [len(axes.lines) for axes in board.axes] == [count + 1 for count in before], "one line a panel, once"
-    assert any("beta 0.3 to 0.1" in text.get_text() for text in board.axes[0].texts)
+    assert any("beta\n0.3 to 0.1" in text.get_text() for text in board.axes[0].texts)
 
 
 def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
@@ -276,7 +276,7 @@ def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
     board.draw([first, second])
     first[3] = {**first[3], "changed": [{"name": "beta", "old": 0.3, "new": 0.7}]}
     board.draw([first, second])
-    assert [text.get_text() for text in board.axes[0].texts] == ["beta 0.3 to 0.2", "beta 0.3 to 0.7"]
+    assert [text.get_text() for text in board.axes[0].texts] == ["beta\n0.3 to 0.2", "beta\n0.3 to 0.7"]
 
 
 def test_a_replay_tells_no_time(capsys):

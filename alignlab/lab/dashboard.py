@@ -257,12 +257,13 @@ class Dashboard:
                 continue
             self.marked.add(key)
             at = (record["step"] + 1) / record["steps"] if share else record["step"] + 1
-            words = f"{change['name']} {short(change['old'])} to {short(change['new'])}"
+            words = f"{change['name']}\n{short(change['old'])} to {short(change['new'])}"  # in one line too long for so low a panel
             for axes in self.axes:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
                 as_it_stands(words), (at, 0.02), (3, 2), xycoords=self.axes[0].get_xaxis_transform(), textcoords="offset points",
-                rotation=90, fontsize=6.8, color=INK, va="bottom", bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+                rotation=90, fontsize=6.8, color=INK, va="bottom", clip_on=True,
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
             )  # fmt: skip
 
 

@@ -198,7 +198,7 @@ class _Desk:
             self.asked[number] -= 1
         for knob in self.knobs[number]:
             knob.settle()
-        self._head()
+        self._tell()
 
     # ------------------------------------------------------------------------------------------ what the user sees
 
@@ -223,14 +223,14 @@ class _Desk:
     def _draw(self) -> None:
         histories = [training.history for training in self.trainings]
         self.curves.value = render("curves", tiles=[(address(tile.png), tile.words) for tile in self.dashboard.tiles(histories)])
-        self.status.value = render("status", lines=[_status(training) for training in self.trainings])
         self.samples.value = render("samples", told=_samples(self.trainings))
-        self._head()
+        self._tell()
         for knob in sum(self.knobs, []):
             knob.follow()
 
-    def _head(self) -> None:
-        """Above each training's controls, from which step a move of them would act."""
+    def _tell(self) -> None:
+        """Where the trainings are, at every step, for words cost little; and from which step a move of a control would act."""
+        self.status.value = render("status", lines=[_status(training) for training in self.trainings])
         colours = colours_of(self.kinds) if len(self.kinds) == len(self.trainings) > 1 else [None] * len(self.trainings)
         for head, training, colour in zip(self.heads, self.trainings, colours, strict=False):
             head.value = render("head", title=training.title, step=None if training.finished else training.next_step, colour=colour)
