@@ -279,6 +279,14 @@ def test_of_two_runs_the_later_change_is_marked_whichever_run_it_was_in():
     assert [text.get_text() for text in board.axes[0].texts] == ["beta\n0.3 to 0.2", "beta\n0.3 to 0.7"]
 
 
+def test_a_control_moved_twice_within_a_step_is_marked_from_its_first_value_to_its_last():
+    history = list(invented(3))
+    history[1]["changed"] = [{"name": "beta", "old": 0.3, "new": 0.4}, {"name": "beta", "old": 0.4, "new": 0.5}]
+    board = dashboard.Dashboard(["ppo"])
+    board.draw([history])
+    assert [text.get_text() for text in board.axes[0].texts] == ["beta\n0.3 to 0.5"]
+
+
 def test_a_replay_tells_no_time(capsys):
     live.replay(list(invented(3)))
     assert "step 3 of 3; " in capsys.readouterr().out

@@ -81,7 +81,7 @@ class Dashboard:
 
     def tiles(self, histories: Sequence[Sequence[dict]]) -> list[Tile]:
         """The same picture, a PNG a panel."""
-        start = time.thread_time()  # of this thread alone: where others keep the machine busy, a drawing is not dearer than a step
+        start, before = time.thread_time(), self.figure  # of this thread alone: others may keep the machine busy
         figure = self._filled(histories)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -94,7 +94,8 @@ class Dashboard:
             part = dots[row * high : (row + 1) * high, column * wide : (column + 1) * wide].copy()
             imsave(file, part, format="png", pil_kwargs={"compress_level": 1})
             made.append(Tile(file.getvalue(), words))
-        self.drawn, self.cost = time.perf_counter(), time.thread_time() - start
+        self.drawn = time.perf_counter()
+        self.cost = time.thread_time() - start if figure is before else 0.0  # to lay it out is paid once
         return made
 
     def words(self, histories: Sequence[Sequence[dict]]) -> str:
@@ -248,16 +249,14 @@ class Dashboard:
 
     def _draw_marks(self, histories: Sequence[Sequence[dict]], share: bool) -> None:
         """A line wherever a control was moved."""
-        moved = (
-            (run, record, change) for run, history in enumerate(histories) for record in history for change in record.get("changed", ())
-        )
-        for run, record, change in moved:
-            key = run, record["step"], change["name"]
+        moved = [(run, record, *move) for run, history in enumerate(histories) for record in history for move in _moves(record)]
+        for run, record, name, old, new in moved:
+            key = run, record["step"], name
             if key in self.marked:
                 continue
             self.marked.add(key)
             at = (record["step"] + 1) / record["steps"] if share else record["step"] + 1
-            words = f"{change['name']}\n{short(change['old'])} to {short(change['new'])}"  # in one line too long for so low a panel
+            words = f"{name}\n{short(old)} to {short(new)}"  # in one line too long for so low a panel
             for axes in self.axes:
                 axes.axvline(at, color=FAINT, lw=1.2, ls=DASHES[run], zorder=0)
             self.axes[0].annotate(
@@ -341,6 +340,15 @@ def _curve(axes: Axes, colour: str, dash, label: str) -> tuple[Line2D, Line2D]:
 def _path(history: Sequence[dict]) -> list[tuple[float, float]]:
     """KL and gold, wherever both were measured."""
     return [(record["kl"], record["gold"]) for record in history if record.get("kl") is not None and record.get("gold") is not None]
+
+
+def _moves(record: dict) -> list[tuple[str, object, object]]:
+    """What controls changed at a step: a name, the first old and the last new value, for one may be moved several times."""
+    moves: dict[str, tuple] = {}
+    for change in record.get("changed", ()):
+        name = change["name"]
+        moves[name] = (moves[name][0] if name in moves else change["old"], change["new"])
+    return [(name, old, new) for name, (old, new) in moves.items()]
 
 
 def _points(history: Sequence[dict], key: str, share: bool) -> tuple[list, list]:

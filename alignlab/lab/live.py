@@ -222,7 +222,7 @@ class _Desk:
 
     def _draw(self) -> None:
         histories = [training.history for training in self.trainings]
-        self.curves.value = render("curves", tiles=[(address(tile.png), tile.words) for tile in self.dashboard.tiles(histories)])
+        self.curves.value = _curves(self.dashboard, histories)
         self.samples.value = render("samples", told=_samples(self.trainings))
         self._tell()
         for knob in sum(self.knobs, []):
@@ -269,6 +269,10 @@ def _status(training: Training) -> str:
     return f"{words}; {', '.join(numbers)}"
 
 
+def _curves(dashboard: Dashboard, histories: Sequence[Sequence[dict]]) -> str:
+    return render("curves", tiles=[(address(tile.png), tile.words) for tile in dashboard.tiles(histories)])
+
+
 def _samples(trainings: Sequence[Training]) -> list[tuple[str, list[dict]]]:
     """The newest samples of each training, under a line that says what they are."""
     told = []
@@ -304,8 +308,7 @@ def replay(source: str | Path | Sequence[dict], stage: str = METHODS[0]) -> None
     def draw(change=None) -> None:
         told.metrics = metrics[: scrubber.value]
         told.latest = told.metrics[-1]
-        tiles = Dashboard([stage]).tiles([told.metrics])  # a new one: it must forget marks and curves that lie ahead
-        curves.value = render("curves", tiles=[(address(tile.png), tile.words) for tile in tiles])
+        curves.value = _curves(Dashboard([stage]), [told.metrics])  # a new one: it must forget marks and curves that lie ahead
         status.value = render("status", lines=[_status(told)])
         samples.value = render("strips", **_strips(told))
 

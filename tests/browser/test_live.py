@@ -26,6 +26,7 @@ def test_beta_moved_mid_run_is_in_the_log_and_on_the_plot_at_the_next_step(noteb
         handle.press("ArrowRight")
     before_second = step_of(book, 2)
     book.wait_for(lambda: step_of(book, 2) > before_second + 2, 60, "three more steps")
+    book.wait_for(lambda: book.page.locator(".alignlab-tiles img[alt*='beta 0.42 at step']").count() == 1, 60, "the new beta in the curves")
     book.shot("moved")
     book.stop()
     first, last = r"\[\{'name': 'beta', 'old': 0.38, 'new': 0.39\}\], [\d.]+", r"'new': 0.42\}\], [\d.]+"
