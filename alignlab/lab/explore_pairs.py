@@ -1,6 +1,5 @@
 """Explorers of what is learned from pairs: Bradley-Terry, and DPO's loss."""
 
-
 import math
 
 import torch

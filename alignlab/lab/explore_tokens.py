@@ -1,6 +1,5 @@
 """Explorers of what happens token by token: the clip, GAE, and estimates of KL."""
 
-
 from typing import Any
 
 import ipywidgets as widgets
@@ -57,9 +56,7 @@ def clipped_objective_numbers(clip_epsilon: float, ratio: float, size: float) ->
 def clipped_objective_figure(numbers: dict, clip_epsilon: float, ratio: float, size: float) -> Figure:
     """A good token on the left, a bad one on the right; shaded where the gradient is zero."""
     figure, both = panels(2)
-    for axes, name, title, colour in zip(
-        both, ("good", "bad"), ("Advantage above 0", "Advantage below 0"), (BLUE, VERMILION), strict=True
-    ):
+    for axes, name, title, colour in zip(both, ("good", "bad"), ("Advantage above 0", "Advantage below 0"), (BLUE, VERMILION), strict=True):
         part, x = numbers[name], numbers["ratios"]
         still = [gradient == 0 for gradient in part["gradients"]]
         across = axes.get_xaxis_transform()
