@@ -47,9 +47,8 @@ class RewardModel:
     @classmethod
     def load(cls, base: Adaptable, folder: Path, adapter: str = "reward") -> Self:
         """What `save` wrote."""
-        state = base.load_adapter(adapter, folder)
         model = cls(base, adapter)
-        model.head.weight.data.copy_(state["base_model.model.score.weight"])
+        model.head.weight.data.copy_(base.load_adapter(adapter, folder)["base_model.model.score.weight"])
         return model
 
 
@@ -71,6 +70,5 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden states up to t - 1."""
-        hidden = hidden.detach().float()
-        so_far = hidden.cumsum(1) / torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[:, None]
-        return F.pad(self.layers(torch.cat([hidden, so_far], -1)).squeeze(-1)[:, :-1], (1, 0))
+        so_far = hidden.float().cumsum(1) / torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[:, None]
+        return F.pad(self.layers(torch.cat([hidden, so_far], -1).detach()).squeeze(-1)[:, :-1], (1, 0))

@@ -106,7 +106,8 @@ def test_annotator_is_bradley_terry_with_flips_and_a_length_bias():
     sure = world.Annotator(temperature=0.5, flip=0.0)
     assert sure.probability(1.0, 0.5) == pytest.approx(1 / (1 + 2.718281828**-1))  # difference 0.5 at temperature 0.5
     assert world.Annotator(temperature=0.5, flip=0.1).probability(9.0, 0.0) == pytest.approx(0.9)
-    assert world.Annotator(temperature=0.5, flip=0.0, length_bias=0.1).probability(1.0, 1.0, longer=5) == pytest.approx(1 / (1 + 2.718281828**-1))
+    wordy = world.Annotator(temperature=0.5, flip=0.0, length_bias=0.1)
+    assert wordy.probability(1.0, 1.0, longer=5) == pytest.approx(1 / (1 + 2.718281828**-1))
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         world.Annotator(temperature=0)
     with pytest.raises(ValueError, match="flip"):
