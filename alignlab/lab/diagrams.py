@@ -1,7 +1,7 @@
 """The two workflows as diagrams: where each model starts, and which data reaches it. Places and sizes are in inches."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -188,7 +188,7 @@ def drawn(told: Diagram) -> Figure:
 
 def _draw_box(axes: Axes, box: Box) -> None:
     left, bottom = box.x - box.width / 2, box.y - box.height / 2
-    style = {"fc": box.fill, "ec": INK, "lw": _LINE}
+    style: dict[str, Any] = {"fc": box.fill, "ec": INK, "lw": _LINE}
     if box.kind == "drum":
         _draw_drum(axes, left, bottom, box.width, box.height, style)
     else:
@@ -202,7 +202,7 @@ def _lid(height: float) -> float:
     return 0.22 * height
 
 
-def _draw_drum(axes: Axes, left: float, bottom: float, width: float, height: float, style: dict) -> None:
+def _draw_drum(axes: Axes, left: float, bottom: float, width: float, height: float, style: dict[str, Any]) -> None:
     """A cylinder that stands: its lid is as high as `_lid` says."""
     right, half, curve = left + width, _lid(height) / 2, Outline.CURVE4
     low, high = bottom + half, bottom + height - half
