@@ -17,7 +17,7 @@ from alignlab.rollout import Completions
 torch.set_num_threads(1)
 
 PROMPT = "Write a review of a slow documentary about the moon."
-GOOD = "This documentary about the moon is warm."  # one good word: sentiment 1/3; no concrete thing; 7 words; form 1
+GOOD = "This documentary about the moon is warm."  # one good word: praise 1/3; no concrete thing; 7 words; form 1
 
 
 class Page(HTMLParser):
@@ -43,10 +43,10 @@ class Page(HTMLParser):
 def test_answers_show_text_parts_reward_score_and_kl():
     view = show.answers(PROMPT, {"sft": "Dull.", "ppo": GOOD}, scores={"ppo": 1.5}, kls={"ppo": 2.25})
     text = Page(view.html).text
-    for words in (PROMPT, "SFT", "PPO", "Dull.", GOOD, "2 × sentiment", "0.33", "1.50", "2.25"):
+    for words in (PROMPT, "SFT", "PPO", "Dull.", GOOD, "2 × praise", "0.33", "1.50", "2.25"):
         assert words in text and words in repr(view), words
-    # 2 x 1/3 + 3 x 0 + 1 + 1 + 2
-    assert "= gold reward 4.67" in repr(view)
+    # 3 x 1 + 5 x 0 + 2 x 1/3 + 1 + 1
+    assert "= gold reward 5.67" in repr(view)
 
 
 def test_answers_to_a_prompt_of_another_world_have_no_gold_parts():
@@ -56,7 +56,7 @@ def test_answers_to_a_prompt_of_another_world_have_no_gold_parts():
 
 def test_given_parts_take_the_place_of_the_worlds():
     parts = {"ppo": world.gold_parts(PROMPT, GOOD, stopped=False)}
-    assert "= gold reward 4.17" in repr(show.answers(PROMPT, {"ppo": GOOD}, parts))  # form 3/4
+    assert "= gold reward 4.67" in repr(show.answers(PROMPT, {"ppo": GOOD}, parts))  # form 0
 
 
 def test_answers_refuse_numbers_of_nobody():
