@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import time
 from datetime import datetime
 
@@ -46,8 +45,6 @@ def examine() -> list[str]:
     ):
         found = importlib.util.find_spec(package) is not None
         lines.append(f"{package}: {'here' if found else f'missing, needed for {use}: {cure}'}")
-    dot = shutil.which("dot")
-    lines.append(f"dot program (drawing diagrams): {'here' if dot else 'missing; diagrams are then shown from files'}")
     if base.is_file():
         seconds = _seconds_for_answers()
         minutes = max(1, round(seconds * RUN_IN_ANSWERS / 60))

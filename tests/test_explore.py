@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 # explorer: its settings as the box starts, and others
 STATES = {
-    "preference_sigmoid": [(1.0, 1.0, 0.0), (-6.0, 0.2, 0.0), (6.0, 5.0, 0.5)],
+    "preference_sigmoid": [(1.0, 2.0, 0.1), (-6.0, 0.2, 0.0), (6.0, 5.0, 0.5)],
     "dpo_loss_and_gradient": [(0.5, 0.0, 0.0), (3.0, 0.4, 12.0), (0.02, 0.4, -12.0)],
     "clipped_objective": [(0.2, 1.0, 1.0), (0.8, 0.05, 3.0), (0.05, 2.5, 0.1)],
     "gae_on_an_episode": [(0.95, 1.0, 0.3), (0.0, 0.5, 0.0), (0.5, 1.0, 1.0)],
@@ -221,7 +221,7 @@ def test_the_numbers_are_worked_out_once_at_each_move():
         explore_pairs.preference_sigmoid_figure, explore_pairs.preference_sigmoid_words, explore.preference_sigmoid().controls,
     )  # fmt: skip
     box.controls["flip"].value = 0.2
-    assert [settings["flip"] for settings in asked] == [0.0, 0.2]
+    assert [settings["flip"] for settings in asked] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize("name", STATES)

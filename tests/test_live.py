@@ -173,6 +173,19 @@ def test_two_runs_move_in_lock_step_by_the_share_that_is_done():
     assert max(gaps) <= 1 / 6 + 1e-9, "never further apart than a step of the shorter"
 
 
+def test_a_comparison_shows_sliders_for_the_settings_that_it_was_asked_for(monkeypatch):
+    shown = []
+
+    async def drive(trainings, controls):
+        shown.append([[control.name for control in each] for each in controls])
+
+    monkeypatch.setattr(live, "_drive", drive)
+    trainings = live.Training((), ppo.Config()), live.Training((), dpo.Config())
+    asyncio.run(live.compare(*trainings, controls=["beta"]))
+    asyncio.run(live.compare(*trainings))
+    assert shown[0] == [["beta"], ["beta"]] and [len(each) for each in shown[1]] == [len(ppo.STAGE.controls), len(dpo.STAGE.controls)]
+
+
 # ---------------------------------------------------------------------------------------------- interrupts
 
 

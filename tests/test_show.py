@@ -1,18 +1,15 @@
-"""Static views: what they show, that text stays text, and that diagrams are drawn from their source."""
+"""Static views: what they show, and that text stays text."""
 
-import html
-import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
-import graphviz
 import pytest
 import torch
 from hostile import HOSTILE
 
 from alignlab import ppo, world
 from alignlab.data import Batch
-from alignlab.lab import diagrams, show
+from alignlab.lab import show
 from alignlab.models import Measures
 from alignlab.ppo import Experience
 from alignlab.rollout import Completions
@@ -20,7 +17,7 @@ from alignlab.rollout import Completions
 torch.set_num_threads(1)
 
 PROMPT = "Write a review of a slow documentary about the moon."
-GOOD = "This documentary about the moon is warm."  # one good word: sentiment 1/3; no concrete thing; 7 words; form 1
+GOOD = "This documentary about the moon is warm."  # one good word: praise 1/3; no concrete thing; 7 words; form 1
 
 
 class Page(HTMLParser):
@@ -46,10 +43,10 @@ class Page(HTMLParser):
 def test_answers_show_text_parts_reward_score_and_kl():
     view = show.answers(PROMPT, {"sft": "Dull.", "ppo": GOOD}, scores={"ppo": 1.5}, kls={"ppo": 2.25})
     text = Page(view.html).text
-    for words in (PROMPT, "SFT", "PPO", "Dull.", GOOD, "2 × sentiment", "0.33", "1.50", "2.25"):
+    for words in (PROMPT, "SFT", "PPO", "Dull.", GOOD, "2 × praise", "0.33", "1.50", "2.25"):
         assert words in text and words in repr(view), words
-    # 2 x 1/3 + 3 x 0 + 1 + 1 + 2
-    assert "= gold reward 4.67" in repr(view)
+    # 3 x 1 + 5 x 0 + 2 x 1/3 + 1 + 1
+    assert "= gold reward 5.67" in repr(view)
 
 
 def test_answers_to_a_prompt_of_another_world_have_no_gold_parts():
@@ -59,7 +56,7 @@ def test_answers_to_a_prompt_of_another_world_have_no_gold_parts():
 
 def test_given_parts_take_the_place_of_the_worlds():
     parts = {"ppo": world.gold_parts(PROMPT, GOOD, stopped=False)}
-    assert "= gold reward 4.17" in repr(show.answers(PROMPT, {"ppo": GOOD}, parts))  # form 3/4
+    assert "= gold reward 4.67" in repr(show.answers(PROMPT, {"ppo": GOOD}, parts))  # form 0
 
 
 def test_answers_refuse_numbers_of_nobody():
@@ -187,96 +184,3 @@ def test_text_from_models_and_data_stays_text_in_every_view(text):
         assert set(page.tags) <= OURS
         assert {name for _, name, _ in page.attributes} <= {"style", "scope", "title"}
         assert text.replace("\n", "⏎") in page.text.replace("\n", "⏎")
-
-
-# Diagrams
-
-
-def links(graph: graphviz.Digraph) -> set[tuple[str, str]]:
-    """Which node an arrow's text joins to which."""
-    lines = (line.split("[")[0].strip() for line in graph.source.splitlines() if " -> " in line)
-    return {tuple(line.split(" -> ")) for line in lines}
-
-
-def test_the_reward_model_starts_as_sft_and_knows_no_reference():
-    ppo = links(diagrams.ppo_diagram())
-    assert {("sft", "reward"), ("pairs", "reward")} <= ppo
-    assert {source for source, target in ppo if target == "reward"} == {"sft", "pairs"}
-    assert "π_ref" not in " ".join(line for line in diagrams.ppo_diagram().source.splitlines() if "-> reward" in line)
-
-
-def test_the_diagrams_show_where_pairs_prompts_and_values_come_from():
-    for graph in (diagrams.ppo_diagram(), diagrams.dpo_diagram()):
-        assert {("sft", "annotator"), ("asked", "annotator"), ("annotator", "pairs"), ("demonstrations", "sft")} <= links(graph)
-    assert {("prompts", "answers"), ("policy", "answers"), ("value", "update"), ("reward", "update")} <= links(diagrams.ppo_diagram())
-    assert "starts at 0" in diagrams.ppo_diagram().source
-    assert "reward" not in {node for link in links(diagrams.dpo_diagram()) for node in link}
-
-
-@pytest.mark.parametrize("name", ["ppo", "dpo"])
-def test_the_committed_svgs_are_those_of_their_sources(name):
-    graph = getattr(diagrams, f"{name}_diagram")()
-    svg = (diagrams.FOLDER / f"{name}.svg").read_text(encoding="utf-8")
-    assert diagrams._stamp(graph) in svg, "stale: run python -m alignlab.lab.diagrams"
-    page = Page(svg)
-    assert "script" not in page.tags and int(dict(each[1:] for each in page.attributes if each[0] == "svg")["width"][:-2]) <= 750  # points
-    for label in ("SFT model", "Annotator", "Preference pairs"):
-        assert label in page.text
-
-
-@pytest.fixture
-def nothing_draws(monkeypatch):
-    """Neither dot nor pygraphviz here."""
-
-    def missing(*args, **kwargs):
-        raise graphviz.ExecutableNotFound(["dot"])
-
-    monkeypatch.setattr(graphviz.Digraph, "pipe", missing)
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-
-
-def test_first_the_program_draws(monkeypatch):
-    monkeypatch.setattr(graphviz.Digraph, "pipe", lambda *args, **kwargs: '<?xml?><svg width="9pt" height="9pt">by dot</svg>')
-    page = diagrams.diagram("ppo").html
-    assert "by dot" in page and "<?xml" not in page and "max-width: 9pt" in page
-
-
-def test_then_pygraphviz(monkeypatch, nothing_draws):
-    class AGraph:
-        def __init__(self, string):
-            assert string == diagrams.dpo_diagram().source
-
-        def draw(self, format, prog):
-            return f"<svg>{format} by {prog}</svg>".encode()
-
-    monkeypatch.setitem(sys.modules, "pygraphviz", SimpleNamespace(AGraph=AGraph))
-    assert "svg by dot" in diagrams.diagram("dpo").html
-
-
-def test_then_the_committed_svg(nothing_draws):
-    page = diagrams.diagram("ppo").html
-    assert "<svg" in page and "Preference pairs" in page
-
-
-def test_then_the_source_as_text(monkeypatch, nothing_draws, tmp_path):
-    monkeypatch.setattr(diagrams, "FOLDER", tmp_path)
-    view = diagrams.diagram("ppo")
-    assert "<svg" not in view.html and html.escape("sft -> reward") in view.html and repr(view) == diagrams.ppo_diagram().source
-    (tmp_path / "ppo.svg").write_text("<svg>drawn from something older</svg>")
-    assert "older" not in diagrams.diagram("ppo").html
-
-
-def test_every_way_of_drawing_carries_its_words(nothing_draws):
-    for name in ("ppo", "dpo"):
-        labels = [value for _, key, value in Page(diagrams.diagram(name).html).attributes if key == "aria-label"]
-        assert labels and labels[0].startswith(f"Workflow of {name.upper()}")
-
-
-def test_another_name_is_refused():
-    with pytest.raises(ValueError, match=r"\['dpo', 'ppo'\], got 'grpo'"):
-        diagrams.diagram("grpo")
-
-
-def test_drawing_anew_needs_the_program(nothing_draws, tmp_path):
-    with pytest.raises(RuntimeError, match="install graphviz"):
-        diagrams.draw_committed(tmp_path)

@@ -1,5 +1,7 @@
 """The answers to those exercises whose function is not one of `alignlab.losses`."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,11 @@ def bayes_accuracy(probabilities: Tensor) -> Tensor:
     return torch.maximum(probabilities, 1 - probabilities).mean()
 
 
+def ceiling_from_agreement(agreement: float) -> float:
+    """The most that a judge can have on labels of equally hard pairs, of which two annotators give the same to that share."""
+    return 0.5 + math.sqrt((agreement - 0.5) / 2)
+
+
 def skill(accuracy: float, bayes: float) -> float:
     """Accuracy as a share of what can be had above a coin."""
     return (accuracy - 0.5) / (bayes - 0.5)
@@ -25,6 +32,19 @@ def completion_mask(prompt_length: int, length: int, width: int) -> Tensor:
     """(width,) 1 on completion tokens, EOS included, of a row with that prompt and that length, right-padded."""
     positions = torch.arange(width)
     return ((positions >= prompt_length) & (positions < length)).long()
+
+
+def prompt_mask(mask: Tensor) -> Tensor:
+    """(B, T) 1 on the prompt tokens that are predicted, from the mask of the completions: all before these but the first."""
+    prompt = (mask.cumsum(-1) == 0).long()
+    prompt[:, 0] = 0
+    return prompt
+
+
+def best_imitation(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The distribution over N answers with the lowest SFT loss where each was shown so often, and that loss: (N,) -> (N,), ()."""
+    shares = counts / counts.sum()
+    return shares, torch.special.entr(shares).sum()
 
 
 def tilted(ref_probabilities: Tensor, rewards: Tensor, beta: float) -> Tensor:

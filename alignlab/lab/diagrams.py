@@ -1,204 +1,236 @@
-"""The two workflows as diagrams; `python -m alignlab.lab.diagrams` redraws the committed ones."""
+"""The two workflows as diagrams: where each model starts, and which data reaches it. Places and sizes are in inches."""
 
-import hashlib
-import re
-import subprocess
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import graphviz
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Outline
 
-from alignlab.lab.page import View, render
-from alignlab.lab.view import INK
+from alignlab.lab.page import View, address, render
+from alignlab.lab.view import FAINT, INK, png
 
 # Fills are light tints of the project's colours; shape and words tell kinds apart without them.
-_DATA, _MODEL, _REWARD, _FROZEN = "#FBF6C0", "#D6E6F2", "#EBD6EB", "#E4E4E4"
-_PPO_STEP, _DPO_STEP = "#F9DCC8", "#BBD9EC"
-_KEY = (
-    "Drums hold data, rounded boxes are models, plain boxes are work.\n"
-    "Arrows: solid, data goes; dashed, starts as a copy; thick, a gradient step."
+_DATA, _MODEL, _FROZEN, _REWARD, _PPO, _DPO = "#FBF6C0", "#D6E6F2", "#E4E4E4", "#EBD6EB", "#F9DCC8", "#BBD9EC"
+_LINE, _SIZE = 1.3, 10  # points: of a line, of letters
+
+Point = tuple[float, float]
+
+
+class Box(NamedTuple):
+    """A drum (data), a rounded box (a model) or a plain box (work), with words inside it."""
+
+    kind: str
+    words: str
+    x: float  # of its middle
+    y: float
+    width: float
+    height: float
+    fill: str = "white"
+
+
+class Arrow(NamedTuple):
+    """Through points, with words whose middle stands at `at`: data that goes ("data"), a copy ("copy") or a training step ("learn")."""
+
+    kind: str
+    points: Sequence[Point]
+    words: str = ""
+    at: Point = (0.0, 0.0)
+
+
+class Frame(NamedTuple):
+    """A stage: a light frame with a title, whose left end stands at `at`."""
+
+    title: str
+    left: float
+    bottom: float
+    right: float
+    top: float
+    at: Point
+
+
+class Diagram(NamedTuple):
+    """What to draw, and what it shows in words."""
+
+    words: str
+    frames: Sequence[Frame]
+    boxes: Sequence[Box]
+    arrows: Sequence[Arrow]
+
+
+WIDTH, HEIGHT = 9.6, 6.5
+
+# ---------------------------------------------------------------------------------------------- the two workflows
+
+_TOP = (  # what both begin with, and the pairs that both learn from
+    Box("drum", "Demonstrations:\nprompts with good answers", 4.8, 6.02, 2.4, 0.7, _DATA),
+    Box("model", "SFT model", 4.8, 5.1, 9.2, 0.5, _FROZEN),
+    Box("drum", "Two answers\nto each prompt", 1.25, 3.85, 1.6, 0.8, _DATA),
+    Box("work", "Annotator:\nwhich is better?", 1.25, 2.75, 1.6, 0.6),
+    Box("drum", "Preference pairs:\nprompt, chosen,\nrejected", 1.25, 1.55, 1.6, 0.95, _DATA),
+)
+_LEARNED = (Arrow("learn", [(4.8, 5.67), (4.8, 5.35)], "train", (5.1, 5.52)),)
+_LABELLED = (
+    Arrow("data", [(1.25, 4.85), (1.25, 4.25)], "writes", (0.88, 4.44)),
+    Arrow("data", [(1.25, 3.45), (1.25, 3.05)]),
+    Arrow("data", [(1.25, 2.45), (1.25, 2.03)]),
 )
 
+PPO = Diagram(
+    "Workflow of PPO. One: demonstrations train the SFT model. Two: the SFT model writes two answers to each prompt, the annotator says "
+    "which is better, and these pairs train the reward model, which starts as a copy of the SFT model; no reference reaches it. Three: the "
+    "policy starts as a copy of the SFT model and answers prompts that come alone. Each PPO step takes these answers, their scores from "
+    "the reward model, the frozen reference, which is a copy of the SFT model, and what the value head predicts; it trains the policy and "
+    "the value head.",
+    (
+        Frame("1  SFT", 0.1, 4.78, 9.5, 6.45, (0.25, 6.24)),
+        Frame("2  Reward model", 0.1, 0.85, 4.5, 4.62, (1.6, 4.44)),
+        Frame("3  PPO", 4.7, 0.85, 9.5, 4.62, (4.85, 4.44)),
+    ),
+    (
+        *_TOP,
+        Box("model", "Reward model:\nscores an answer", 3.45, 1.55, 1.6, 0.7, _REWARD),
+        Box("model", "Policy", 5.95, 3.85, 1.6, 0.6, _MODEL),
+        Box("drum", "Prompts\nalone", 7.37, 2.75, 0.8, 0.75, _DATA),
+        Box("drum", "Answers to\nthe prompts", 6.2, 2.75, 1.06, 0.75, _DATA),
+        Box("model", "Reference: the SFT\nmodel, frozen", 8.4, 3.85, 1.75, 0.6, _FROZEN),
+        Box("model", "Value head:\npredicts\nthe score", 8.4, 2.75, 1.05, 0.72, _MODEL),
+        Box(
+            "work",
+            "PPO step: answers with high scores become more\nlikely, and the policy stays near the reference",
+            7.1, 1.55, 3.8, 0.7, _PPO,
+        ),
+    ),
+    (
+        *_LEARNED, *_LABELLED,
+        Arrow("learn", [(2.05, 1.55), (2.65, 1.55)], "train", (2.35, 1.71)),
+        Arrow("copy", [(3.45, 4.85), (3.45, 1.9)], "starts as\na copy", (3.0, 3.3)),
+        Arrow("copy", [(5.95, 4.85), (5.95, 4.15)], "starts as a copy", (6.6, 4.4)),
+        Arrow("copy", [(8.4, 4.85), (8.4, 4.15)], "is a copy", (8.82, 4.4)),
+        Arrow("data", [(4.25, 1.55), (5.2, 1.55)], "score", (4.96, 1.71)),
+        Arrow("data", [(6.2, 3.55), (6.2, 3.13)], "writes", (6.52, 3.36)),
+        Arrow("data", [(6.97, 2.75), (6.73, 2.75)]),
+        Arrow("data", [(6.2, 2.38), (6.2, 1.9)]),
+        Arrow("data", [(9.2, 3.55), (9.2, 1.55), (9.0, 1.55)]),
+        Arrow("data", [(8.2, 2.39), (8.2, 1.9)]),
+        Arrow("learn", [(8.5, 1.9), (8.5, 2.39)], "train", (8.8, 2.14)),
+        Arrow("learn", [(5.42, 1.9), (5.42, 3.55)], "train", (5.1, 2.75)),
+    ),
+)  # fmt: skip
 
-def _graph(name: str) -> graphviz.Digraph:
-    font = {"fontname": "Helvetica,Arial,sans-serif", "fontcolor": INK}
-    graph = graphviz.Digraph(name)
-    graph.attr(rankdir="TB", nodesep="0.3", ranksep="0.45", bgcolor="white", pad="0.1", fontsize="12", label=_KEY, labelloc="b", **font)
-    graph.attr("node", fontsize="13", color=INK, margin="0.14,0.07", **font)
-    graph.attr("edge", fontsize="11.5", color=INK, arrowsize="0.8", **font)
-    return graph
-
-
-def _data(graph: graphviz.Digraph, key: str, label: str) -> None:
-    graph.node(key, label, shape="cylinder", style="filled", fillcolor=_DATA)
-
-
-def _model(graph: graphviz.Digraph, key: str, label: str, fill: str) -> None:
-    graph.node(key, label, shape="box", style="filled,rounded", fillcolor=fill)
-
-
-def _work(graph: graphviz.Digraph, key: str, label: str, fill: str = "white") -> None:
-    graph.node(key, label, shape="box", style="filled", fillcolor=fill)
-
-
-def _copy(graph: graphviz.Digraph, source: str, target: str, label: str) -> None:
-    graph.edge(source, target, label, style="dashed")
-
-
-def _learn(graph: graphviz.Digraph, source: str, target: str, label: str = "") -> None:
-    graph.edge(source, target, label, penwidth="2.6")
-
-
-def _learn_back(graph: graphviz.Digraph, step: str, target: str) -> None:
-    """The same against the direction of the page: laid out from the model down to the step, with its head at the model."""
-    graph.edge(target, step, penwidth="2.6", dir="back")
-
-
-def _stage(name: str, title: str, side: str = "l") -> graphviz.Digraph:
-    stage = graphviz.Digraph(f"cluster_{name}")
-    stage.attr(label=title, labelloc="t", labeljust=side, color="#BBBBBB", style="rounded", fontsize="13", margin="12")
-    return stage
-
-
-def _until_pairs(graph: graphviz.Digraph, labelled: graphviz.Digraph) -> None:
-    """What both workflows share: SFT, and pairs made from the SFT model's own answers, in the stage `labelled`."""
-    sft = _stage("sft", "1  SFT")
-    _data(sft, "demonstrations", "Demonstrations\nprompt, good answer")
-    _model(sft, "sft", "SFT model\nπ_SFT", _FROZEN)
-    _learn(sft, "demonstrations", "sft", " SFT loss")
-    graph.subgraph(sft)
-    _data(labelled, "asked", "Prompts\nx")
-    _work(labelled, "annotator", "Annotator\nprefers one of two")
-    _data(labelled, "pairs", "Preference pairs\n(x, y_w, y_l)")
-    labelled.edge("annotator", "pairs")
-    labelled.edge("asked", "annotator", " x")
-    graph.edge("sft", "annotator", " two answers to x")
-
-
-def ppo_diagram() -> graphviz.Digraph:
-    """SFT, reward model, PPO: where each model starts, and which data reaches it."""
-    graph, reward, loop = _graph("ppo"), _stage("reward", "2  Reward model", "r"), _stage("ppo", "3  PPO")
-    _until_pairs(graph, reward)
-    _model(reward, "reward", "Reward model\nr(x, y)", _REWARD)
-    _learn(reward, "pairs", "reward", " preference loss")
-    _model(loop, "reference", "Reference π_ref\nfrozen", _FROZEN)
-    _model(loop, "policy", "Policy π", _MODEL)
-    _model(loop, "value", "Value head V\non π's hidden states,\nstarts at 0", _MODEL)
-    _data(loop, "prompts", "Prompts\nx alone, no answers")
-    _work(loop, "answers", "An answer y to each x,\nsampled from π")
-    _work(loop, "update", "PPO step\nreward = r(x, y) at the end - β log π/π_ref\nadvantages by GAE, clipped objective", _PPO_STEP)
-    loop.edge("policy", "answers", " samples")
-    loop.edge("prompts", "answers", " x")
-    loop.edge("answers", "update", " y")
-    loop.edge("reference", "update", " log π_ref(y)")
-    loop.edge("value", "update", " V")
-    _learn_back(loop, "update", "policy")
-    _learn_back(loop, "update", "value")
-    graph.subgraph(reward)
-    graph.subgraph(loop)
-    _model(graph, "aligned", "Aligned policy", _MODEL)
-    _copy(graph, "sft", "reward", " starts as SFT")
-    _copy(graph, "sft", "reference", " is SFT")
-    _copy(graph, "sft", "policy", " starts as SFT")
-    graph.edge("reward", "update", " score of y")
-    graph.edge("update", "aligned", " after the last step")
-    return graph
-
-
-def dpo_diagram() -> graphviz.Digraph:
-    """SFT, DPO: the same pairs, one loss, nothing sampled while it learns."""
-    graph, labelled, dpo = _graph("dpo"), _stage("labels", "Labels", "r"), _stage("dpo", "2  DPO")
-    _until_pairs(graph, labelled)
-    _model(dpo, "reference", "Reference π_ref\nfrozen", _FROZEN)
-    _model(dpo, "policy", "Policy π", _MODEL)
-    _work(dpo, "update", "DPO step\nloss = -log sigmoid(β x difference of log π/π_ref)", _DPO_STEP)
-    dpo.edge("reference", "update", " log π_ref of both")
-    dpo.edge("policy", "update", " log π of both", tailport="se")
-    _learn_back(dpo, "update", "policy")
-    graph.subgraph(labelled)
-    graph.subgraph(dpo)
-    _model(graph, "aligned", "Aligned policy", _MODEL)
-    _copy(graph, "sft", "reference", " is SFT")
-    _copy(graph, "sft", "policy", " starts as SFT")
-    graph.edge("pairs", "update", " y_w and y_l")
-    graph.edge("update", "aligned", " after the last step")
-    return graph
-
-
-_PPO_WORDS = (
-    "Workflow of PPO. One: SFT trains the SFT model on demonstrations. Two: the SFT model gives two answers to each prompt, an annotator "
-    "prefers one, and the pairs train the reward model, which starts as the SFT model and uses no reference. Three: the policy starts as "
-    "the SFT model and answers prompts that come alone; each PPO step takes the reward model's score, the frozen reference's log-probs and "
-    "the values of a head on the policy's hidden states that starts at 0, and changes policy and value head."
-)
-_DPO_WORDS = (
-    "Workflow of DPO. One: SFT trains the SFT model on demonstrations. The SFT model gives two answers to each prompt and an annotator "
-    "prefers one. Two: the policy starts as the SFT model; each DPO step takes pairs and their log-probs under policy and reference, "
-    "and changes the policy. Nothing is sampled, and there is no reward model and no value head."
-)
-DIAGRAMS = {"ppo": (ppo_diagram, _PPO_WORDS), "dpo": (dpo_diagram, _DPO_WORDS)}
-FOLDER = Path(__file__).parent / "_diagrams"
+DPO = Diagram(
+    "Workflow of DPO. One: demonstrations train the SFT model. The SFT model writes two answers to each prompt and the annotator says "
+    "which is better. Two: the policy starts as a copy of the SFT model; each DPO step takes the pairs, and how likely the policy and the "
+    "frozen reference find both answers, and trains the policy. Nothing is sampled, and there is neither a reward model nor a value head.",
+    (
+        Frame("1  SFT", 0.1, 4.78, 9.5, 6.45, (0.25, 6.24)),
+        Frame("Labels", 0.1, 0.85, 3.2, 4.62, (1.6, 4.44)),
+        Frame("2  DPO", 3.4, 0.85, 9.5, 4.62, (3.55, 4.44)),
+    ),
+    (
+        *_TOP,
+        Box("model", "Policy", 5.3, 3.6, 1.3, 0.6, _MODEL),
+        Box("model", "Reference: the SFT\nmodel, frozen", 8.0, 3.6, 1.75, 0.6, _FROZEN),
+        Box(
+            "work",
+            "DPO step: the chosen answer more likely,\nthe rejected less, compared with the reference",
+            6.65, 1.55, 4.0, 0.75, _DPO,
+        ),
+    ),
+    (
+        *_LEARNED, *_LABELLED,
+        Arrow("copy", [(5.3, 4.85), (5.3, 3.9)], "starts as a copy", (5.93, 4.3)),
+        Arrow("copy", [(8.0, 4.85), (8.0, 3.9)], "is a copy", (8.39, 4.3)),
+        Arrow("data", [(2.05, 1.55), (4.65, 1.55)], "both answers", (2.66, 1.71)),
+        Arrow("data", [(5.5, 3.3), (5.5, 1.93)], "how likely\nboth are", (5.98, 2.6)),
+        Arrow("data", [(8.0, 3.3), (8.0, 1.93)], "how likely\nboth are", (7.5, 2.6)),
+        Arrow("learn", [(4.85, 1.93), (4.85, 3.3)], "train", (4.5, 2.6)),
+    ),
+)  # fmt: skip
+DIAGRAMS = {"ppo": PPO, "dpo": DPO}
 
 
 def diagram(name: str) -> View:
-    """The corrected workflow "ppo" or "dpo", drawn by the first of these that is there: the program `dot`, pygraphviz, the committed SVG.
-
-    Without any of them, and in a terminal, it is DOT text.
+    """The workflow of "ppo" or "dpo" as a picture, which is shown even where a notebook is not trusted; in a terminal, in words.
 
     Raises:
         ValueError: another name.
     """
     if name not in DIAGRAMS:
         raise ValueError(f"name must be one of {sorted(DIAGRAMS)}, got {name!r}")
-    draw, words = DIAGRAMS[name]
-    graph = draw()
-    svg = _by_dot(graph) or _by_pygraphviz(graph) or _committed(name, graph)
-    if svg is not None:
-        svg = svg[svg.index("<svg") :]  # without the XML head, which has no place inside a page
-        svg = re.sub(r'width="(\d+)pt" height="\d+pt"', r'style="width: 100%; max-width: \1pt; height: auto"', svg, count=1)
-    return View(render("diagram", words=words, svg=svg, source=graph.source), graph.source)
+    told = DIAGRAMS[name]
+    return View(render("picture", words=told.words, picture=address(png(drawn(told), dpi=190)), width=960), told.words)
 
 
-def _by_dot(graph: graphviz.Digraph) -> str | None:
-    try:
-        return graph.pipe(format="svg", encoding="utf-8")
-    except (graphviz.ExecutableNotFound, subprocess.CalledProcessError):  # none there, or one that cannot draw
-        return None
+# ---------------------------------------------------------------------------------------------- drawing
 
 
-def _by_pygraphviz(graph: graphviz.Digraph) -> str | None:
-    try:
-        import pygraphviz
-
-        return pygraphviz.AGraph(string=graph.source).draw(format="svg", prog="dot").decode()
-    except (ImportError, OSError, ValueError):  # older ones need the program as well
-        return None
-
-
-def _committed(name: str, graph: graphviz.Digraph) -> str | None:
-    """The SVG of the package, if it was drawn from this very source."""
-    path = FOLDER / f"{name}.svg"
-    svg = path.read_text(encoding="utf-8") if path.exists() else ""
-    return svg if _stamp(graph) in svg else None
-
-
-def _stamp(graph: graphviz.Digraph) -> str:
-    return f"<!-- sha256 of the DOT source: {hashlib.sha256(graph.source.encode()).hexdigest()} -->"
-
-
-def draw_committed(folder: Path = FOLDER) -> None:
-    """Write the SVG of each diagram into the folder, stamped with its source.
-
-    Raises:
-        RuntimeError: the program `dot` is not there.
-    """
-    folder.mkdir(exist_ok=True)
-    for name, (source, _) in DIAGRAMS.items():
-        graph = source()
-        svg = _by_dot(graph)
-        if svg is None:
-            raise RuntimeError("drawing the diagrams needs the program dot; install graphviz")
-        (folder / f"{name}.svg").write_text(svg.replace("<svg", f"{_stamp(graph)}\n<svg", 1), encoding="utf-8")
+def drawn(told: Diagram) -> Figure:
+    """The diagram, with a key below it."""
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
+    axes.axis("off")
+    for frame in told.frames:
+        width, height = frame.right - frame.left, frame.top - frame.bottom
+        axes.add_patch(
+            FancyBboxPatch((frame.left, frame.bottom), width, height, "round,pad=0,rounding_size=.12", fc="none", ec=FAINT, lw=1)
+        )
+        axes.text(*frame.at, frame.title, fontsize=11, fontweight="bold", color=INK, va="center", gid="label")
+    for box in told.boxes:
+        _draw_box(axes, box)
+    for arrow in told.arrows:
+        _draw_arrow(axes, arrow)
+    _draw_key(axes)
+    return figure
 
 
-if __name__ == "__main__":
-    draw_committed()
+def _draw_box(axes: Axes, box: Box) -> None:
+    left, bottom = box.x - box.width / 2, box.y - box.height / 2
+    style: dict[str, Any] = {"fc": box.fill, "ec": INK, "lw": _LINE}
+    if box.kind == "drum":
+        _draw_drum(axes, left, bottom, box.width, box.height, style)
+    else:
+        corners = "round,pad=0,rounding_size=.14" if box.kind == "model" else "square,pad=0"
+        axes.add_patch(FancyBboxPatch((left, bottom), box.width, box.height, corners, **style))
+    lower = _lid(box.height) / 2 if box.kind == "drum" else 0.0  # below the lid
+    axes.text(box.x, box.y - lower, box.words, fontsize=_SIZE, color=INK, ha="center", va="center", gid="box", linespacing=1.15)
+
+
+def _lid(height: float) -> float:
+    return 0.22 * height
+
+
+def _draw_drum(axes: Axes, left: float, bottom: float, width: float, height: float, style: dict[str, Any]) -> None:
+    """A cylinder that stands: its lid is as high as `_lid` says."""
+    right, half, curve = left + width, _lid(height) / 2, Outline.CURVE4
+    low, high = bottom + half, bottom + height - half
+    bow = 4 / 3 * half  # how far the curve's handles stand out, so that its middle stands out by half
+    body = [(left, high), (left, low), (left, low - bow), (right, low - bow), (right, low), (right, high)]
+    body += [(right, high + bow), (left, high + bow), (left, high)]
+    codes = [Outline.MOVETO, Outline.LINETO, curve, curve, curve, Outline.LINETO, curve, curve, curve]
+    axes.add_patch(PathPatch(Outline(body, codes), **style))
+    lid = [(left, high), (left, high - bow), (right, high - bow), (right, high)]
+    axes.add_patch(PathPatch(Outline(lid, [Outline.MOVETO, curve, curve, curve]), fc="none", ec=INK, lw=_LINE))
+
+
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    width = 2.8 if arrow.kind == "learn" else _LINE
+    x, y = zip(*arrow.points, strict=True)
+    dash = (0, (4, 2.5)) if arrow.kind == "copy" else "-"
+    axes.plot(x[:-1], y[:-1], color=INK, lw=width, solid_joinstyle="round")  # up to the last corner
+    head = {"arrowstyle": "-|>", "lw": width, "color": INK, "ls": dash, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 13}
+    axes.annotate("", arrow.points[-1], arrow.points[-2], arrowprops=head)
+    if arrow.words:
+        axes.text(*arrow.at, arrow.words, fontsize=_SIZE - 0.5, color=INK, ha="center", va="center", gid="label", linespacing=1.1)
+
+
+def _draw_key(axes: Axes) -> None:
+    """What shapes and arrows mean, in the two lines below the frames."""
+    for x, kind, words in ((0.3, "drum", "data"), (1.5, "model", "a model"), (2.95, "work", "work")):
+        _draw_box(axes, Box(kind, "", x + 0.2, 0.46, 0.4, 0.3))
+        axes.text(x + 0.5, 0.46, words, fontsize=_SIZE, color=INK, va="center", gid="label")
+    for x, kind, words in ((4.1, "data", "data flow"), (5.7, "copy", "starts as a copy"), (7.8, "learn", "trains")):
+        _draw_arrow(axes, Arrow(kind, [(x, 0.46), (x + 0.5, 0.46)]))
+        axes.text(x + 0.6, 0.46, words, fontsize=_SIZE, color=INK, va="center", gid="label")

@@ -79,11 +79,11 @@ def preference_sigmoid_words(numbers: dict, difference: float, temperature: floa
 
 
 def preference_sigmoid() -> Explorer:
-    """Explorer: how a difference of scores becomes a noisy label (Bradley-Terry)."""
+    """Explorer: how a difference of scores becomes a noisy label (Bradley-Terry). It begins where both settings show."""
     controls = {
         "difference": slider("score difference", 1.0, -6, 6, 0.1),
-        "temperature": log_slider("temperature", 1.0, 0.2, 5),
-        "flip": slider("label noise (flip)", 0.0, 0, 0.5, 0.01),
+        "temperature": log_slider("temperature", 2.0, 0.2, 5),
+        "flip": slider("label noise (flip)", 0.1, 0, 0.5, 0.01),
     }
     return Explorer(preference_sigmoid_numbers, preference_sigmoid_figure, preference_sigmoid_words, controls)
 

@@ -56,11 +56,16 @@ async def run(training: Training, controls: Sequence[Control] | None = None) -> 
     return training
 
 
-async def compare(first: Training, second: Training) -> tuple[Training, Training]:
-    """Run two trainings side by side in lock-step, their curves over each other; the one that is behind moves next."""
+async def compare(first: Training, second: Training, controls: Sequence[str] | None = None) -> tuple[Training, Training]:
+    """Run two trainings side by side in lock-step, their curves over each other; the one that is behind moves next.
+
+    Args:
+        controls: the settings that have a slider, by name, such as "beta"; by default all that act on each stage.
+    """
     if first.title == second.title:
         first.title, second.title = f"{first.title} A", f"{second.title} B"
-    await _drive([first, second], [None, None])
+    every = [controls_of(training.config) for training in (first, second)]
+    await _drive([first, second], [[control for control in each if controls is None or control.name in controls] for each in every])
     return first, second
 
 
