@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 import time
 from datetime import datetime
 
@@ -45,6 +46,8 @@ def examine() -> list[str]:
     ):
         found = importlib.util.find_spec(package) is not None
         lines.append(f"{package}: {'here' if found else f'missing, needed for {use}: {cure}'}")
+    dot = "here" if shutil.which("dot") else "missing, needed only to change the two diagrams, which are there as pictures"
+    lines.append(f"dot program: {dot}")
     if base.is_file():
         seconds = _seconds_for_answers()
         minutes = max(1, round(seconds * RUN_IN_ANSWERS / 60))

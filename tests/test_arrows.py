@@ -8,7 +8,7 @@ import alignlab
 HERE = Path(alignlab.__file__).parent
 ROOMS = {".".join(path.relative_to(HERE).with_suffix("").parts): path for path in HERE.rglob("*.py")}  # such as "dpo" and "lab.live"
 TOP = {room for room in ROOMS if "." not in room}
-DRAWING = {"ipywidgets", "IPython", "matplotlib"}
+DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
 STAGES = {"sft", "reward", "ppo", "dpo"}
 
 

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 COLAB = {
     "torch": "2.11.0", "transformers": "5.15.0", "peft": "0.20.0", "datasets": "4.0.0", "accelerate": "1.14.0", "numpy": "2.1.3",
     "pandas": "2.2.3", "matplotlib": "3.10.0", "pyarrow": "18.1.0", "ipykernel": "6.17.1", "ipython": "7.34.0", "ipywidgets": "7.7.1",
+    "graphviz": "0.21",
 }  # fmt: skip
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -17,7 +18,7 @@ def test_every_floor_lies_at_or_below_what_colab_has():
     floors = {requirement.name: requirement for requirement in map(Requirement, PROJECT["dependencies"])}
     shared = sorted(floors.keys() & COLAB.keys())
     assert shared == [
-        "accelerate", "datasets", "ipython", "ipywidgets", "matplotlib", "numpy", "peft", "pyarrow", "torch", "transformers",
+        "accelerate", "datasets", "graphviz", "ipython", "ipywidgets", "matplotlib", "numpy", "peft", "pyarrow", "torch", "transformers",
     ]  # fmt: skip
     for name in shared:
         assert floors[name].specifier.contains(COLAB[name]), f"{floors[name]} would change Colab's {COLAB[name]}"

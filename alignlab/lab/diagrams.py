@@ -1,19 +1,21 @@
-"""The two workflows as diagrams: where each model starts, and which data reaches it. Places and sizes are in inches."""
+"""The two workflows as pictures, drawn by Graphviz; `python -m alignlab.lab.diagrams` redraws the committed ones with the program `dot`."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, PathPatch
-from matplotlib.path import Path as Outline
+import graphviz
 
 from alignlab.lab.page import View, address, render
-from alignlab.lab.view import FAINT, INK, png
+from alignlab.lab.view import FAINT, INK
 
 # Fills are light tints of the project's colours; shape and words tell kinds apart without them.
 _DATA, _MODEL, _FROZEN, _REWARD, _PPO, _DPO = "#FBF6C0", "#D6E6F2", "#E4E4E4", "#EBD6EB", "#F9DCC8", "#BBD9EC"
-_LINE, _SIZE = 1.3, 10  # points: of a line, of letters
+FOLDER = Path(__file__).parent / "_diagrams"
+WIDTH, HEIGHT = 9.3, 6.46  # inches, as are all places and sizes; at 96 pixels an inch it is shown, at twice as many it is drawn
+SHOWN = 96
+
 
 Point = tuple[float, float]
 
@@ -31,23 +33,23 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """Through points, with words whose middle stands at `at`: data that goes ("data"), a copy ("copy") or a training step ("learn")."""
+    """From box to box, upright or level: data that goes ("data"), a copy ("copy") or a training step ("learn")."""
 
     kind: str
-    points: Sequence[Point]
-    words: str = ""
-    at: Point = (0.0, 0.0)
+    source: str
+    target: str
+    words: str = ""  # right of an upright arrow, above a level one
+    x: float | None = None  # of an upright arrow, else the smaller box's; or of the middle of a level one's words, else the arrow's
 
 
 class Frame(NamedTuple):
-    """A stage: a light frame with a title, whose left end stands at `at`."""
+    """A stage: a light frame with a title in its upper left corner."""
 
     title: str
     left: float
     bottom: float
     right: float
     top: float
-    at: Point
 
 
 class Diagram(NamedTuple):
@@ -55,97 +57,94 @@ class Diagram(NamedTuple):
 
     words: str
     frames: Sequence[Frame]
-    boxes: Sequence[Box]
+    boxes: Mapping[str, Box]
     arrows: Sequence[Arrow]
 
 
-WIDTH, HEIGHT = 9.6, 6.5
-
 # ---------------------------------------------------------------------------------------------- the two workflows
 
-_TOP = (  # what both begin with, and the pairs that both learn from
-    Box("drum", "Demonstrations:\nprompts with good answers", 4.8, 6.02, 2.4, 0.7, _DATA),
-    Box("model", "SFT model", 4.8, 5.1, 9.2, 0.5, _FROZEN),
-    Box("drum", "Two answers\nto each prompt", 1.25, 3.85, 1.6, 0.8, _DATA),
-    Box("work", "Annotator:\nwhich is better?", 1.25, 2.75, 1.6, 0.6),
-    Box("drum", "Preference pairs:\nprompt, chosen,\nrejected", 1.25, 1.55, 1.6, 0.95, _DATA),
-)
-_LEARNED = (Arrow("learn", [(4.8, 5.67), (4.8, 5.35)], "train", (5.1, 5.52)),)
-_LABELLED = (
-    Arrow("data", [(1.25, 4.85), (1.25, 4.25)], "writes", (0.88, 4.44)),
-    Arrow("data", [(1.25, 3.45), (1.25, 3.05)]),
-    Arrow("data", [(1.25, 2.45), (1.25, 2.03)]),
+_TOP = {  # what both begin with, and the pairs that both learn from
+    "demonstrations": Box("drum", "Demonstrations:\nprompts with good answers", 4.65, 5.92, 2.3, 0.7, _DATA),
+    "sft": Box("model", "SFT model", 4.65, 4.98, 8.9, 0.46, _FROZEN),
+    "two": Box("drum", "Two answers\nto each prompt", 1.12, 3.54, 1.68, 0.72, _DATA),
+    "annotator": Box("work", "Annotator:\nwhich is better?", 1.12, 2.5, 1.68, 0.6),
+    "pairs": Box("drum", "Preference pairs:\nprompt, chosen,\nrejected", 1.12, 1.28, 1.68, 0.96, _DATA),
+}
+_TO_PAIRS = (
+    Arrow("learn", "demonstrations", "sft", "train"),
+    Arrow("data", "sft", "two", "writes"),
+    Arrow("data", "two", "annotator"),
+    Arrow("data", "annotator", "pairs"),
 )
 
 PPO = Diagram(
-    "Workflow of PPO. One: demonstrations train the SFT model. Two: the SFT model writes two answers to each prompt, the annotator says "
-    "which is better, and these pairs train the reward model, which starts as a copy of the SFT model; no reference reaches it. Three: the "
-    "policy starts as a copy of the SFT model and answers prompts that come alone. Each PPO step takes these answers, their scores from "
-    "the reward model, the frozen reference, which is a copy of the SFT model, and what the value head predicts; it trains the policy and "
-    "the value head.",
+    "Workflow of PPO. One: demonstrations train the SFT model. Two: the SFT model writes two answers to each prompt, the annotator says"
+    " which is better, and these preference pairs train the reward model, which starts as a copy of the SFT model; no reference reaches"
+    " it. Three: the policy starts as a copy of the SFT model and answers prompts that come alone. Each PPO step takes these answers, "
+    "their scores from the reward model, the frozen reference, which is a copy of the SFT model, and what the value head predicts; it "
+    "trains the policy and the value head.",
     (
-        Frame("1  SFT", 0.1, 4.78, 9.5, 6.45, (0.25, 6.24)),
-        Frame("2  Reward model", 0.1, 0.85, 4.5, 4.62, (1.6, 4.44)),
-        Frame("3  PPO", 4.7, 0.85, 9.5, 4.62, (4.85, 4.44)),
+        Frame("1  SFT", 0.08, 4.62, 9.22, 6.38),
+        Frame("2  Reward\n    model", 0.08, 0.6, 4.2, 4.5),
+        Frame("3  PPO", 4.35, 0.6, 9.22, 4.5),
     ),
-    (
-        *_TOP,
-        Box("model", "Reward model:\nscores an answer", 3.45, 1.55, 1.6, 0.7, _REWARD),
-        Box("model", "Policy", 5.95, 3.85, 1.6, 0.6, _MODEL),
-        Box("drum", "Prompts\nalone", 7.37, 2.75, 0.8, 0.75, _DATA),
-        Box("drum", "Answers to\nthe prompts", 6.2, 2.75, 1.06, 0.75, _DATA),
-        Box("model", "Reference: the SFT\nmodel, frozen", 8.4, 3.85, 1.75, 0.6, _FROZEN),
-        Box("model", "Value head:\npredicts\nthe score", 8.4, 2.75, 1.05, 0.72, _MODEL),
-        Box(
+    _TOP | {
+        "reward": Box("model", "Reward model:\nscores an answer", 3.28, 1.28, 1.48, 0.7, _REWARD),
+        "policy": Box("model", "Policy", 5.67, 3.6, 1.6, 0.6, _MODEL),
+        "reference": Box("model", "Reference: the SFT\nmodel, frozen", 8.2, 3.6, 1.64, 0.6, _FROZEN),
+        "answers": Box("drum", "Answers to\nthe prompts", 6.13, 2.5, 1.02, 0.75, _DATA),
+        "prompts": Box("drum", "Prompts\nalone", 7.22, 2.5, 0.74, 0.75, _DATA),
+        "value": Box("model", "Value head:\npredicts\nthe score", 8.22, 2.5, 0.98, 0.72, _MODEL),
+        "step": Box(
             "work",
             "PPO step: answers with high scores become more\nlikely, and the policy stays near the reference",
-            7.1, 1.55, 3.8, 0.7, _PPO,
+            6.945, 1.28, 4.15, 0.7, _PPO,
         ),
-    ),
+    },
     (
-        *_LEARNED, *_LABELLED,
-        Arrow("learn", [(2.05, 1.55), (2.65, 1.55)], "train", (2.35, 1.71)),
-        Arrow("copy", [(3.45, 4.85), (3.45, 1.9)], "starts as\na copy", (3.0, 3.3)),
-        Arrow("copy", [(5.95, 4.85), (5.95, 4.15)], "starts as a copy", (6.6, 4.4)),
-        Arrow("copy", [(8.4, 4.85), (8.4, 4.15)], "is a copy", (8.82, 4.4)),
-        Arrow("data", [(4.25, 1.55), (5.2, 1.55)], "score", (4.96, 1.71)),
-        Arrow("data", [(6.2, 3.55), (6.2, 3.13)], "writes", (6.52, 3.36)),
-        Arrow("data", [(6.97, 2.75), (6.73, 2.75)]),
-        Arrow("data", [(6.2, 2.38), (6.2, 1.9)]),
-        Arrow("data", [(9.2, 3.55), (9.2, 1.55), (9.0, 1.55)]),
-        Arrow("data", [(8.2, 2.39), (8.2, 1.9)]),
-        Arrow("learn", [(8.5, 1.9), (8.5, 2.39)], "train", (8.8, 2.14)),
-        Arrow("learn", [(5.42, 1.9), (5.42, 3.55)], "train", (5.1, 2.75)),
+        *_TO_PAIRS,
+        Arrow("learn", "pairs", "reward", "train"),
+        Arrow("copy", "sft", "reward", "starts as\na copy"),
+        Arrow("copy", "sft", "policy", "starts as a copy"),
+        Arrow("copy", "sft", "reference", "is a copy"),
+        Arrow("data", "reward", "step", "score", x=4.61),
+        Arrow("data", "policy", "answers", "writes"),
+        Arrow("data", "prompts", "answers"),
+        Arrow("data", "answers", "step"),
+        Arrow("data", "reference", "step", x=8.85),
+        Arrow("data", "value", "step", x=7.97),
+        Arrow("learn", "step", "value", "train", x=8.27),
+        Arrow("learn", "step", "policy", "train", x=5.1),
     ),
 )  # fmt: skip
 
 DPO = Diagram(
     "Workflow of DPO. One: demonstrations train the SFT model. The SFT model writes two answers to each prompt and the annotator says "
-    "which is better. Two: the policy starts as a copy of the SFT model; each DPO step takes the pairs, and how likely the policy and the "
-    "frozen reference find both answers, and trains the policy. Nothing is sampled, and there is neither a reward model nor a value head.",
+    "which is better. Two: the policy starts as a copy of the SFT model; each DPO step takes the preference pairs, and how likely the "
+    "policy and the frozen reference find both answers, and trains the policy. Nothing is sampled, and there is neither a reward model "
+    "nor a value head.",
     (
-        Frame("1  SFT", 0.1, 4.78, 9.5, 6.45, (0.25, 6.24)),
-        Frame("Labels", 0.1, 0.85, 3.2, 4.62, (1.6, 4.44)),
-        Frame("2  DPO", 3.4, 0.85, 9.5, 4.62, (3.55, 4.44)),
+        Frame("1  SFT", 0.08, 4.62, 9.22, 6.38),
+        Frame("Labels", 0.08, 0.6, 3.05, 4.5),
+        Frame("2  DPO", 3.2, 0.6, 9.22, 4.5),
     ),
-    (
-        *_TOP,
-        Box("model", "Policy", 5.3, 3.6, 1.3, 0.6, _MODEL),
-        Box("model", "Reference: the SFT\nmodel, frozen", 8.0, 3.6, 1.75, 0.6, _FROZEN),
-        Box(
+    _TOP | {
+        "policy": Box("model", "Policy", 5.0, 3.4, 1.6, 0.6, _MODEL),
+        "reference": Box("model", "Reference: the SFT\nmodel, frozen", 7.42, 3.4, 1.7, 0.6, _FROZEN),
+        "step": Box(
             "work",
             "DPO step: the chosen answer more likely,\nthe rejected less, compared with the reference",
-            6.65, 1.55, 4.0, 0.75, _DPO,
+            6.21, 1.28, 4.12, 0.75, _DPO,
         ),
-    ),
+    },
     (
-        *_LEARNED, *_LABELLED,
-        Arrow("copy", [(5.3, 4.85), (5.3, 3.9)], "starts as a copy", (5.93, 4.3)),
-        Arrow("copy", [(8.0, 4.85), (8.0, 3.9)], "is a copy", (8.39, 4.3)),
-        Arrow("data", [(2.05, 1.55), (4.65, 1.55)], "both answers", (2.66, 1.71)),
-        Arrow("data", [(5.5, 3.3), (5.5, 1.93)], "how likely\nboth are", (5.98, 2.6)),
-        Arrow("data", [(8.0, 3.3), (8.0, 1.93)], "how likely\nboth are", (7.5, 2.6)),
-        Arrow("learn", [(4.85, 1.93), (4.85, 3.3)], "train", (4.5, 2.6)),
+        *_TO_PAIRS,
+        Arrow("copy", "sft", "policy", "starts as a copy"),
+        Arrow("copy", "sft", "reference", "is a copy"),
+        Arrow("data", "pairs", "step", "both answers", x=2.5),
+        Arrow("data", "policy", "step", "how likely\nboth are", x=5.4),
+        Arrow("data", "reference", "step", "how likely\nboth are"),
+        Arrow("learn", "step", "policy", "train", x=4.6),
     ),
 )  # fmt: skip
 DIAGRAMS = {"ppo": PPO, "dpo": DPO}
@@ -159,78 +158,124 @@ def diagram(name: str) -> View:
     """
     if name not in DIAGRAMS:
         raise ValueError(f"name must be one of {sorted(DIAGRAMS)}, got {name!r}")
-    told = DIAGRAMS[name]
-    return View(render("picture", words=told.words, picture=address(png(drawn(told), dpi=190)), width=960), told.words)
+    words, picture = DIAGRAMS[name].words, (FOLDER / f"{name}.png").read_bytes()
+    return View(render("picture", words=words, picture=address(picture), width=round(WIDTH * SHOWN)), words)
 
 
 # ---------------------------------------------------------------------------------------------- drawing
 
+_FONT = "Liberation Sans"  # of Debian's fonts-liberation; letters as wide as Arial's
+_LOOKS: dict[str, dict[str, str]] = {
+    "drum": {"shape": "cylinder"},
+    "model": {"shape": "box", "style": "filled,rounded"},
+    "work": {"shape": "box"},
+    "data": {},
+    "copy": {"style": "dashed"},
+    "learn": {"penwidth": "2.6"},
+}
 
-def drawn(told: Diagram) -> Figure:
-    """The diagram, with a key below it."""
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
-    axes.axis("off")
-    for frame in told.frames:
+
+def graph(told: Diagram) -> graphviz.Digraph:
+    """The diagram with a key below it, every place fixed: the layout "nop2" draws what stands there and moves nothing."""
+    made, font = graphviz.Digraph(), {"fontname": _FONT, "fontcolor": INK}
+    made.attr(layout="nop2", bgcolor="white", pad="0", dpi=str(2 * SHOWN))
+    made.attr("node", fontsize="10.5", color=INK, penwidth="1.2", style="filled", fillcolor="white", margin="0.05", **font)
+    made.attr("edge", color=INK, penwidth="1.2", arrowsize="0.8")
+    _node(made, "page", "", Box("", "", WIDTH / 2, HEIGHT / 2, WIDTH, HEIGHT), shape="box", color="white")
+    for number, frame in enumerate(told.frames):
         width, height = frame.right - frame.left, frame.top - frame.bottom
-        axes.add_patch(
-            FancyBboxPatch((frame.left, frame.bottom), width, height, "round,pad=0,rounding_size=.12", fc="none", ec=FAINT, lw=1)
-        )
-        axes.text(*frame.at, frame.title, fontsize=11, fontweight="bold", color=INK, va="center", gid="label")
-    for box in told.boxes:
-        _draw_box(axes, box)
+        area = Box("", "", frame.left + width / 2, frame.bottom + height / 2, width, height)
+        _node(made, f"frame {number}", "", area, shape="box", style="rounded", color=FAINT)
+        _text(made, frame.title, frame.left + 0.12, frame.top - 0.2 - 0.1 * frame.title.count("\n"), 11.5, font=f"{_FONT} Bold")
+    for key, box in told.boxes.items():
+        _node(made, key, box.words, box, fixedsize="true", fillcolor=box.fill, **_LOOKS[box.kind])
     for arrow in told.arrows:
-        _draw_arrow(axes, arrow)
-    _draw_key(axes)
-    return figure
+        _arrow(made, told.boxes, arrow)
+    _key(made)
+    return made
 
 
-def _draw_box(axes: Axes, box: Box) -> None:
-    left, bottom = box.x - box.width / 2, box.y - box.height / 2
-    style: dict[str, Any] = {"fc": box.fill, "ec": INK, "lw": _LINE}
-    if box.kind == "drum":
-        _draw_drum(axes, left, bottom, box.width, box.height, style)
+def _node(made: graphviz.Digraph, key: str, words: str, box: Box, **style: str) -> None:
+    place = {"pos": _points((box.x, box.y)), "width": f"{box.width:.3f}", "height": f"{box.height:.3f}"}
+    made.node(key, "\n" * (box.kind == "drum") + words, **place, **style)  # in a drum, one line lower: below the lid
+
+
+def _text(made: graphviz.Digraph, words: str, x: float, y: float, size: float = 10.5, flush: str = r"\l", font: str = _FONT) -> None:
+    """Words that begin at `x`, or with another `flush` have their middle there, around the height `y`."""
+    lines = words.split("\n")
+    width, height = 0.0078 * size * max(map(len, lines)), 0.0168 * size * len(lines)  # about what they need
+    room = Box("", "", x + (width / 2 if flush == r"\l" else 0), y, width, height)
+    style = {"shape": "plaintext", "style": "", "margin": "0", "fontname": font, "fontsize": str(size)}
+    _node(made, f"words at {x:.2f} {y:.2f}", "".join(line + flush for line in lines), room, **style)
+
+
+def ends(boxes: Mapping[str, Box], arrow: Arrow) -> tuple[Point, Point]:
+    """Where the arrow starts and where its tip is: in the middles of sides, or where `x` says."""
+    source, target = boxes[arrow.source], boxes[arrow.target]
+    if abs(source.y - target.y) < 0.01:
+        side = 1 if source.x < target.x else -1
+        return (source.x + side * source.width / 2, source.y), (target.x - side * target.width / 2, target.y)
+    side = 1 if source.y < target.y else -1
+    x = min(source, target, key=lambda box: box.width).x if arrow.x is None else arrow.x
+    return (x, source.y + side * source.height / 2), (x, target.y - side * target.height / 2)
+
+
+def _arrow(made: graphviz.Digraph, boxes: Mapping[str, Box], arrow: Arrow) -> None:
+    start, tip = ends(boxes, arrow)
+    length = abs(tip[0] - start[0]) + abs(tip[1] - start[1])
+    blunt = 0.045 if arrow.kind == "learn" else 0.02  # a thick line's tip reaches further than its point
+    along = [_between(start, tip, part) for part in (0, 1 / 3, 2 / 3, 1 - 0.12 / length)]
+    pos = f"e,{_points(_between(start, tip, 1 - blunt / length))} {_points(*along)}"
+    made.edge(arrow.source, arrow.target, pos=pos, **_LOOKS[arrow.kind])
+    if not arrow.words:
+        return
+    if start[0] == tip[0]:
+        _text(made, arrow.words, start[0] + 0.1, (start[1] + tip[1]) / 2, 10)
     else:
-        corners = "round,pad=0,rounding_size=.14" if box.kind == "model" else "square,pad=0"
-        axes.add_patch(FancyBboxPatch((left, bottom), box.width, box.height, corners, **style))
-    lower = _lid(box.height) / 2 if box.kind == "drum" else 0.0  # below the lid
-    axes.text(box.x, box.y - lower, box.words, fontsize=_SIZE, color=INK, ha="center", va="center", gid="box", linespacing=1.15)
+        _text(made, arrow.words, arrow.x or (start[0] + tip[0]) / 2, start[1] + 0.15, 10, flush=r"\n")
 
 
-def _lid(height: float) -> float:
-    return 0.22 * height
+def _key(made: graphviz.Digraph) -> None:
+    """What shapes and arrows mean, in a line below the frames."""
+    y = 0.28
+    for x, kind, words in ((0.3, "drum", "data"), (1.45, "model", "a model"), (2.85, "work", "work")):
+        _node(made, f"key {kind}", "", Box(kind, "", x + 0.2, y, 0.4, 0.28), **_LOOKS[kind])
+        _text(made, words, x + 0.5, y)
+    for x, kind, words in ((4.05, "data", "data flow"), (5.6, "copy", "starts as a copy"), (7.65, "learn", "trains")):
+        tail, tip = f"key {kind} tail", f"key {kind} tip"
+        spots = {tail: Box("", "", x, y, 0, 0), tip: Box("", "", x + 0.5, y, 0, 0)}
+        for key, spot in spots.items():
+            _node(made, key, "", spot, shape="point", style="invis")
+        _arrow(made, spots, Arrow(kind, tail, tip))
+        _text(made, words, x + 0.6, y)
 
 
-def _draw_drum(axes: Axes, left: float, bottom: float, width: float, height: float, style: dict[str, Any]) -> None:
-    """A cylinder that stands: its lid is as high as `_lid` says."""
-    right, half, curve = left + width, _lid(height) / 2, Outline.CURVE4
-    low, high = bottom + half, bottom + height - half
-    bow = 4 / 3 * half  # how far the curve's handles stand out, so that its middle stands out by half
-    body = [(left, high), (left, low), (left, low - bow), (right, low - bow), (right, low), (right, high)]
-    body += [(right, high + bow), (left, high + bow), (left, high)]
-    codes = [Outline.MOVETO, Outline.LINETO, curve, curve, curve, Outline.LINETO, curve, curve, curve]
-    axes.add_patch(PathPatch(Outline(body, codes), **style))
-    lid = [(left, high), (left, high - bow), (right, high - bow), (right, high)]
-    axes.add_patch(PathPatch(Outline(lid, [Outline.MOVETO, curve, curve, curve]), fc="none", ec=INK, lw=_LINE))
+def _between(start: Point, end: Point, part: float) -> Point:
+    return start[0] + (end[0] - start[0]) * part, start[1] + (end[1] - start[1]) * part
 
 
-def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
-    width = 2.8 if arrow.kind == "learn" else _LINE
-    x, y = zip(*arrow.points, strict=True)
-    dash = (0, (4, 2.5)) if arrow.kind == "copy" else "-"
-    axes.plot(x[:-1], y[:-1], color=INK, lw=width, solid_joinstyle="round")  # up to the last corner
-    head = {"arrowstyle": "-|>", "lw": width, "color": INK, "ls": dash, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 13}
-    axes.annotate("", arrow.points[-1], arrow.points[-2], arrowprops=head)
-    if arrow.words:
-        axes.text(*arrow.at, arrow.words, fontsize=_SIZE - 0.5, color=INK, ha="center", va="center", gid="label", linespacing=1.1)
+def _points(*places: Point) -> str:
+    """Places in inches as Graphviz takes them."""
+    return " ".join(f"{72 * x:.2f},{72 * y:.2f}" for x, y in places)
 
 
-def _draw_key(axes: Axes) -> None:
-    """What shapes and arrows mean, in the two lines below the frames."""
-    for x, kind, words in ((0.3, "drum", "data"), (1.5, "model", "a model"), (2.95, "work", "work")):
-        _draw_box(axes, Box(kind, "", x + 0.2, 0.46, 0.4, 0.3))
-        axes.text(x + 0.5, 0.46, words, fontsize=_SIZE, color=INK, va="center", gid="label")
-    for x, kind, words in ((4.1, "data", "data flow"), (5.7, "copy", "starts as a copy"), (7.8, "learn", "trains")):
-        _draw_arrow(axes, Arrow(kind, [(x, 0.46), (x + 0.5, 0.46)]))
-        axes.text(x + 0.6, 0.46, words, fontsize=_SIZE, color=INK, va="center", gid="label")
+def stamp(source: str, picture: bytes) -> str:
+    """What says that a picture was drawn from this very source."""
+    return hashlib.sha256(source.encode() + picture).hexdigest() + "\n"
+
+
+def draw_committed(folder: Path = FOLDER) -> None:
+    """Write the picture of each diagram, and its stamp, into the folder. The fonts of `_FONT` should be there.
+
+    Raises:
+        graphviz.ExecutableNotFound: the program `dot` is not there.
+    """
+    for name, told in DIAGRAMS.items():
+        drawn = graph(told)
+        picture = drawn.pipe(format="png")
+        (folder / f"{name}.png").write_bytes(picture)
+        (folder / f"{name}.sha256").write_text(stamp(drawn.source, picture), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    draw_committed()
