@@ -11,8 +11,8 @@ from alignlab import exact, losses
 from alignlab.lab import answers
 from alignlab.lab.exercise import ANSWERS, BAD, GOLD, GOOD, LOSSES, MASK, POLICY, REF, Exercise, random_normal
 
-MARGINS = torch.tensor([2.0, -0.5, 20.0, 0.3, -1.2, 0.6, 3.5])
-LONGER = torch.tensor([4, -2, 1, 0, 3, -7, 2])
+MARGINS = torch.tensor([2.0, -0.5, 20.0, 0.3, -1.2, 0.6, 3.5, -0.9])
+LONGER = torch.tensor([4, -2, 1, 0, 3, -7, 2, 5])
 DRAWN, WORTH = random_normal(2, 6, seed=44), random_normal(2, 6, seed=45)
 FRONTIER = [[0.0, 1.0], [0.5, 2.0], [1.0, 2.6], [2.0, 3.4], [3.0, 3.8]]  # [kl, gold]
 REACH = [[0.0, 1.0], [0.4, 1.6], [1.2, 2.2], [2.4, 2.8]]
