@@ -21,10 +21,10 @@ def reliability_figure(tables: dict[str, Tensor]) -> Figure:
         low, high = wilson(right, counts)
         bars = torch.stack([right - low, high - right]).clamp(min=0)
         above.plot([0.5, 1], [0.5, 1], color=FAINT, lw=1.4)
-        above.errorbar(confidence, right, yerr=bars, color=PURPLE, marker="o", lw=1.6, capsize=3, zorder=3)
+        above.errorbar(confidence.tolist(), right.tolist(), yerr=bars.tolist(), color=PURPLE, marker="o", lw=1.6, capsize=3, zorder=3)
         above.set_title(as_it_stands(name), loc="left", fontsize=10, fontweight="bold", color=INK)
-        edges = torch.linspace(0.5, 1, len(table) + 1)
-        below.bar(edges[:-1], table[:, 0].cpu(), width=0.5 / len(table), align="edge", color="#C9B3D4", edgecolor=INK, lw=0.6)
+        edges = [0.5 + 0.5 * i / len(table) for i in range(len(table))]
+        below.bar(edges, table[:, 0].tolist(), width=0.5 / len(table), align="edge", color="#C9B3D4", edgecolor=INK, lw=0.6)
         below.set_xlabel("confidence in the answer it prefers", fontsize=9)
         for axes in (above, below):
             plain_axes(axes)
