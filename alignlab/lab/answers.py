@@ -75,9 +75,15 @@ def best_of_n_value(scores: Tensor, values: Tensor, n: int) -> Tensor:
     return values.view(groups.shape).gather(-1, groups.argmax(-1, keepdim=True)).mean()
 
 
+def read_off(curve: list, kl: float) -> float:
+    """The height of a curve, a list of [kl, gold], at that KL."""
+    points = numpy.asarray(curve, dtype=float)
+    return float(numpy.interp(kl, points[:, 0], points[:, 1]))
+
+
 def efficiencies(kl: float, gold: float, start: float, frontier: list, reach: list) -> tuple[float, float]:
     """The reward model's efficiency and the optimiser's, of a policy with that KL and gold; curves are lists of [kl, gold]."""
-    best, reached = (float(numpy.interp(kl, *zip(*curve, strict=True))) for curve in (frontier, reach))
+    best, reached = read_off(frontier, kl), read_off(reach, kl)
     return (reached - start) / (best - start), (gold - start) / (reached - start)
 
 

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,8 +34,7 @@ def table_by(confidence: Tensor, right: Tensor, bins: int, low: float = 0.5) -> 
 
 def gains(kl: float, gold: float, start: float, frontier: list, reach: list) -> tuple[float, float, float]:
     """Of the frontier, of the reach and of the policy, at that KL."""
-    best, reached = (float(numpy.interp(kl, *zip(*curve, strict=True))) for curve in (frontier, reach))
-    return best - start, reached - start, gold - start
+    return answers.read_off(frontier, kl) - start, answers.read_off(reach, kl) - start, gold - start
 
 
 EXERCISES = (
