@@ -18,7 +18,7 @@ def constants(exercise):
     """What a function that ignores its arguments might return: zero, one, and the right result of the first case."""
     right = exercise.answer(*exercise.cases[0])
     if isinstance(right, tuple):
-        return [right, tuple(torch.zeros_like(part) for part in right)]
+        return [right, tuple(part * 0 for part in right)]
     if isinstance(right, torch.Tensor):
         return [right, torch.zeros_like(right), torch.ones_like(right)]
     return [right, 0.0, 1.0, True, False, {}]

@@ -253,6 +253,15 @@ def test_where_no_widget_lives_there_is_a_picture_and_text(boxes, name):
     assert 'alt="' in bundle["text/html"] and "data:image/png;base64," in bundle["text/html"] and "VBox" not in str(bundle)
 
 
+def test_where_many_fillings_share_a_reward_one_of_each_has_a_bar():
+    fillings = world.blank_fillings()
+    numbers = explore.tilted_optimum_numbers(0.5, fillings, torch.arange(len(fillings)) / 100)
+    figure = explore.tilted_optimum_figure(numbers, 0.5)
+    told = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(told) == len(set(numbers["rewards"])) and "+1.7" in told[-1] and "-1.7" in told[0]
+    assert f"one for each reward of {len(fillings)}" in figure.axes[0].get_xlabel()
+
+
 def test_the_picture_is_a_small_png(boxes):
     page = boxes["tilted_optimum"].picture.value
     encoded = page.split("base64,")[1].split('"')[0]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -26,6 +27,26 @@ def ceiling_from_agreement(agreement: float) -> float:
 def skill(accuracy: float, bayes: float) -> float:
     """Accuracy as a share of what can be had above a coin."""
     return (accuracy - 0.5) / (bayes - 0.5)
+
+
+def calibration_table(margins: Tensor, bins: int) -> Tensor:
+    """How often a judge is right when it is so sure: (N,) margins -> (bins, 3) of count, mean confidence and share right; 0 in empty rows.
+
+    A judge's confidence in the answer that it prefers lies between 1/2 and 1; the bins are equally wide.
+    """
+    confidence, right = margins.abs().sigmoid(), (margins > 0).to(margins)
+    index = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    counts = torch.zeros(bins, device=margins.device).index_add(0, index, torch.ones_like(margins))
+    sums = [torch.zeros_like(counts).index_add(0, index, values) for values in (confidence, right)]
+    return torch.stack([counts, *(total / counts.clamp(min=1) for total in sums)], -1)
+
+
+def length_controlled_accuracy(margins: Tensor, longer: Tensor) -> Tensor:
+    """The mean of two accuracies: on pairs whose chosen answer is the longer, and on those whose chosen is the shorter: (N,), (N,) -> ().
+
+    `longer`: the words that the chosen answer has more than the rejected one. A judge that only counts words gets 1/2.
+    """
+    return (losses.accuracy(margins[longer > 0]) + losses.accuracy(margins[longer < 0])) / 2
 
 
 def completion_mask(prompt_length: int, length: int, width: int) -> Tensor:
@@ -55,6 +76,35 @@ def tilted(ref_probabilities: Tensor, rewards: Tensor, beta: float) -> Tensor:
 def kl(probabilities: Tensor, ref_probabilities: Tensor) -> Tensor:
     """KL(pi, pi_ref) of two distributions over N responses, nats."""
     return exact.enumerated_kl(probabilities.log(), ref_probabilities.log())
+
+
+def best_value(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The highest value that reward minus beta times KL can have: beta log Z, over N enumerated responses: (N,), (N,) -> ()."""
+    return beta * torch.logsumexp(ref_logps + rewards / beta, -1)
+
+
+def implied_difference(logps: Tensor, ref_logps: Tensor, beta: float, a, b) -> Tensor:
+    """r(a) - r(b) of the rewards for which this policy is the optimum: (N,), (N,) log-probs, a and b places among the N."""
+    log_ratio = logps - ref_logps
+    return beta * (log_ratio[a] - log_ratio[b])
+
+
+def best_of_n_value(scores: Tensor, values: Tensor, n: int) -> Tensor:
+    """Mean value of the best by score of each n neighbours: (P, N) scores and values, N a multiple of n -> ()."""
+    groups = scores.view(len(scores), -1, n)
+    return values.view(groups.shape).gather(-1, groups.argmax(-1, keepdim=True)).mean()
+
+
+def read_off(curve: list, kl: float) -> float:
+    """The height of a curve, a list of [kl, gold], at that KL."""
+    points = numpy.asarray(curve, dtype=float)
+    return float(numpy.interp(kl, points[:, 0], points[:, 1]))
+
+
+def efficiencies(kl: float, gold: float, start: float, frontier: list, reach: list) -> tuple[float, float]:
+    """The reward model's efficiency and the optimiser's, of a policy with that KL and gold; curves are lists of [kl, gold]."""
+    best, reached = read_off(frontier, kl), read_off(reach, kl)
+    return (reached - start) / (best - start), (gold - start) / (reached - start)
 
 
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ def tilted_optimum_numbers(
 def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
     """Bars of reference and optimum on the left, the reward-KL plane with the point of this beta on the right."""
     reference, optimum, rewards = numbers["reference"], numbers["optimum"], numbers["rewards"]
-    likely = sorted(range(len(rewards)), key=lambda i: -max(reference[i], optimum[i]))[:SHOWN]
-    likely.sort(key=lambda i: (rewards[i], reference[i]))  # the best filling on top
+    likely, told = _chosen(reference, optimum, rewards)
     figure, (left, right) = panels(2, (1.15, 1))
     figure.set_figheight(4.4)
     y = range(len(likely))
@@ -85,7 +84,7 @@ def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
     left.barh([i - 0.2 for i in y], [optimum[i] for i in likely], height=0.38, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label=label)
     left.set_yticks(y, [as_it_stands(f"{' '.join(numbers['fillings'][i])}  ({rewards[i]:+z.1f})") for i in likely], fontsize=9)
     left.margins(y=0.02)
-    label_axes(left, f'"{BLANKS} __ __."', f"probability (the {len(likely)} likeliest of {len(rewards)}; reward in brackets)", "")
+    label_axes(left, f'"{BLANKS} __ __."', f"probability ({told} of {len(rewards)}; reward in brackets)", "")
     legend(left, "best")
     right.plot(*zip(*numbers["frontier"], strict=True), color=INK, lw=2.2, label="frontier: no policy can do better")
     right.plot([0], [numbers["start"]], color=COLOURS["sft"], marker="s", ms=9, ls="none", label="reference")
@@ -97,6 +96,17 @@ def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
     label_axes(right, "What each nat buys", "KL(optimum, reference), nats", "expected reward")
     legend(right, "lower right")
     return figure
+
+
+def _chosen(reference: Sequence[float], optimum: Sequence[float], rewards: Sequence[float]) -> tuple[list[int], str]:
+    """Which fillings have a bar, the best on top, and what they are: the likeliest or, where many share a reward, one for each reward."""
+    levels = sorted(set(rewards))
+    if len(levels) < len(rewards) / SHOWN:
+        return [
+            max((i for i, r in enumerate(rewards) if r == level), key=lambda i: reference[i]) for level in levels
+        ], "one for each reward"
+    likely = sorted(range(len(rewards)), key=lambda i: -max(reference[i], optimum[i]))[:SHOWN]
+    return sorted(likely, key=lambda i: (rewards[i], reference[i])), f"the {len(likely)} likeliest"
 
 
 def tilted_optimum_words(numbers: dict, beta: float) -> Words:
