@@ -93,7 +93,7 @@ def clipped_objective() -> Explorer:
     """Explorer: where PPO's clip stops the gradient, and where it does not."""
     controls = {
         "clip_epsilon": slider("clip epsilon", 0.2, 0.05, 0.8, 0.05),
-        "ratio": slider("ratio", 1.0, 0.05, 2.5, 0.05),
+        "ratio": slider("ratio", 1.5, 0.05, 2.5, 0.05),
         "size": slider("size of the advantage", 1.0, 0.1, 3, 0.1),
     }
     return Explorer(clipped_objective_numbers, clipped_objective_figure, clipped_objective_words, controls)
@@ -185,7 +185,7 @@ def gae_on_an_episode_words(numbers: dict, lam: float, gamma: float, beta: float
 def gae_on_an_episode() -> Explorer:
     """Explorer: how GAE hands the score at the end back to the tokens."""
     controls = {
-        "lam": slider("lambda", 0.95, 0, 1, 0.05),
+        "lam": slider("lambda", 0.7, 0, 1, 0.05),
         "gamma": slider("gamma", 1.0, 0.5, 1, 0.05),
         "beta": slider("beta", 0.3, 0, 1, 0.05),
     }
@@ -283,8 +283,8 @@ def kl_estimators() -> Explorer:
     """Explorer: three ways to estimate a KL from samples, against the truth."""
     counts = [10, 30, 100, 300, 1000, 3000, 10_000]
     controls = {
-        "distance": slider("distance", 0.5, 0, 3, 0.1),
-        "samples": widgets.SelectionSlider(value=100, options=counts, description="samples", continuous_update=False),
+        "distance": slider("distance", 2.0, 0, 3, 0.1),
+        "samples": widgets.SelectionSlider(value=10_000, options=counts, description="samples", continuous_update=False),
         "seed": widgets.IntSlider(0, min=0, max=20, description="draw again (seed)", continuous_update=False),
     }
     return Explorer(kl_estimators_numbers, kl_estimators_figure, kl_estimators_words, controls)
