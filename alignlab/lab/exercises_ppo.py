@@ -24,7 +24,7 @@ from alignlab.lab.exercise import (
     random_normal,
     sum_rewards,
 )
-from alignlab.lab.slips_ppo import (
+from alignlab.lab.exercise_slips_ppo import (
     KINDS,
     by_row,
     gae_by_hand,
