@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -96,7 +97,9 @@ def gold_against_kl(runs: dict[str, Course], spread: float) -> Figure:
         told.append(f"{name} ends at KL {kl[-1]:.1f}, gain {gain[-1]:.2f}")
     axes.legend(frameon=False, fontsize=8)
     axes.set_ylabel("gain in gold, standard deviations", fontsize=9)
-    _finish(axes, "Gold where the KL is equal: read upwards", "KL to the SFT model, nats per completion")
+    axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))  # room where the runs are close
+    axes.set_xlim(left=0)
+    _finish(axes, "Gold where the KL is equal: read upwards", "KL to the SFT model, nats per completion (square-root scale)")
     figure.set_label(f"Gold against KL, the path of each run. {'; '.join(told)}.")
     return figure
 
@@ -110,12 +113,12 @@ def errors_of_estimators(truths: Sequence[float], errors: Sequence[tuple[Tensor,
     """
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     told = []
-    for axes, part, title in zip(figure.subplots(1, 2), (0, 1), ("Bias", "Standard deviation of one token's estimate"), strict=True):
+    for axes, part, title in zip(figure.subplots(1, 2), (0, 1), ("Bias", "Spread of one token's estimate"), strict=True):
         for number, (colour, dash, marker) in enumerate(STYLES[:3]):
             shares = [pair[part][number].item() / truth for pair, truth in zip(errors, truths, strict=True)]
             axes.plot(truths, shares, color=colour, ls=dash, marker=marker, ms=4, label=f"k{number + 1}")
             told.append(f"{title} of k{number + 1} from {shares[0]:.2f} to {shares[-1]:.2f}")
-        _finish(axes, f"{title}, as a share of the true KL", "true KL, nats")
+        _finish(axes, f"{title}, in units of the true KL", "true KL, nats")
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.set_label(f"{'; '.join(told)} as the two policies move apart.")
     return figure
