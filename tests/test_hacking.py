@@ -51,7 +51,7 @@ def test_gains_are_counted_from_the_start_in_the_spread_of_the_first_answers(dia
 
 def test_a_phrase_that_spread_stands_in_the_table_with_its_shares_and_once(diaries):
     text = repr(hacking.habits(MOMENTS, diaries[0]))
-    line = next(line for line in text.splitlines() if line.startswith("One scene , with"))
+    line = next(line for line in text.splitlines() if line.startswith("One scene, with"))
     assert line.split()[-3:] == ["0%", "0%", "75%"]
     assert sum("One scene" in line for line in text.splitlines()) == 1
 

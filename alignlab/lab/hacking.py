@@ -95,16 +95,16 @@ def habits(moments: dict[str, int], diary: Diary, count: int = 6, longest: int =
     for phrase in order:
         if len(chosen) < count and not any(_overlap(phrase, other) for other in chosen):
             chosen.append(phrase)
-    rows = [[" ".join(phrase), *(f"{share[phrase]:.0%}" for share in shares.values())] for phrase in chosen]
+    rows = [[" ".join(phrase).replace(" ,", ","), *(f"{share[phrase]:.0%}" for share in shares.values())] for phrase in chosen]
     return _table("Phrases that spread: the share of answers in which each occurs", ["phrase", *shares], rows)
 
 
 def _shares(texts: Sequence[str], longest: int) -> Counter:
-    """The share of texts in which each phrase occurs."""
+    """The share of texts in which each phrase occurs; no phrase goes beyond a sentence."""
     found: Counter = Counter()
     for text in texts:
-        words = re.findall(r"[\w']+|[^\w\s]", text)
-        found.update({tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1)})
+        sentences = [re.findall(r"[\w']+|,", sentence) for sentence in re.split(r"[.!?]", text)]
+        found.update({tuple(s[i : i + n]) for s in sentences for n in range(1, longest + 1) for i in range(len(s) - n + 1)})
     return Counter({phrase: times / len(texts) for phrase, times in found.items()})
 
 
