@@ -124,11 +124,11 @@ def parts(moments: dict[str, int], diary: Diary) -> View:
         except ValueError:  # another world's prompt
             return View("", "The parts of this gold reward are not known.")
         means[name] = {part: weight * sum(one[part] for one in each) / len(each) for part, weight in world.WEIGHTS.items()}
-    rows = [[part, *(f"{mean[part]:+.2f}" for mean in means.values())] for part in world.WEIGHTS]
-    rows.append(["gold", *(f"{sum(mean.values()):+.2f}" for mean in means.values())])
-    return _table("What gold is made of: the mean of each part, times its weight", ["part", *means], rows)
+    rows = [[part, *(f"{mean[part]:+.2f}" for mean in means.values()), f"  {world.RULES[part]}"] for part in world.WEIGHTS]
+    rows.append(["gold", *(f"{sum(mean.values()):+.2f}" for mean in means.values()), ""])
+    return _table("What gold is made of: the mean of each part, times its weight", ["part", *means, "Nora's rule"], rows)
 
 
 def _table(caption: str, heads: list[str], rows: list[list[str]]) -> View:
     lines = [f"{head:28}" + "".join(f"{cell:>16}" for cell in cells) for head, *cells in [heads, *rows]]
-    return View(render("table", caption=caption, heads=heads, rows=rows), "\n".join([caption, *lines]))
+    return View(render("table", caption=caption, heads=heads, rows=rows), "\n".join([caption, *(line.rstrip() for line in lines)]))
