@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from alignlab.lab.hacking import Diary, gains, smoothed
@@ -73,7 +74,7 @@ def proxy_and_gold(course: Course, proxy: Diary, gold: Diary, window: int) -> Fi
     _finish(left, "Gain since the start, in standard deviations of the SFT model's answers", "iteration")
     right.plot(steps, [m["kl"] for m in course], color=INK, marker="o", ms=3.5, lw=1.2)
     right.axvline(at, color=FAINT, lw=1.2, zorder=0)
-    _finish(right, "KL to the SFT model, nats per completion", "iteration")
+    _finish(right, "KL to the SFT model, nats", "iteration")
     figure.set_label(
         f"Over {len(steps)} iterations. The proxy's gain ends at {ends['reward'][-1]:.2f} standard deviations. Gold's gain peaks at "
         f"{peak:.2f} in iteration {at} and ends at {end:.2f}. The KL ends at {course[-1]['kl']:.1f} nats."
@@ -127,4 +128,6 @@ def errors_of_estimators(truths: Sequence[float], errors: Sequence[tuple[Tensor,
 def _finish(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(below, fontsize=9)
+    if below == "iteration":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(axes)
