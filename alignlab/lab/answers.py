@@ -112,6 +112,44 @@ def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     return losses.kl_estimate(logps, ref_logps, "k3")
 
 
+def stopped_share(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, clip_epsilon: float) -> Tensor:
+    """Share of the mask's tokens whose gradient PPO's clip sets to zero: (B, T) four times -> ()."""
+    ratio = (logps - old_logps).exp()
+    stopped = torch.where(advantages > 0, ratio > 1 + clip_epsilon, (advantages < 0) & (ratio < 1 - clip_epsilon))
+    return losses.masked_mean(stopped.float(), mask)
+
+
+def ppo_losses(
+    scores: Tensor, logps: Tensor, old_logps: Tensor, ref_logps: Tensor, values: Tensor, old_values: Tensor, mask: Tensor,
+    beta: float, lam: float, clip_epsilon: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The policy's and the value's loss on one batch of samples, with gamma 1: (B,), (B, T) six times, three numbers -> (), ()."""
+    rewards = losses.shape_rewards(scores, old_logps, ref_logps, mask, beta)
+    advantages, returns = losses.gae(rewards, old_values, mask, 1.0, lam)
+    policy_loss = losses.clipped_policy_loss(logps, old_logps, losses.normalise(advantages, mask), mask, clip_epsilon)
+    return policy_loss, losses.value_loss(values, old_values, returns, mask)
+
+
+def estimator_errors(logps: Tensor, ref_logps: Tensor) -> tuple[Tensor, Tensor]:
+    """Bias and standard deviation of one token's k1, k2 and k3, in nats, for tokens drawn from pi: (V,), (V,) -> (3,), (3,)."""
+    each = torch.stack([losses.kl_estimate(logps, ref_logps, kind) for kind in ("k1", "k2", "k3")])  # (3, V)
+    mean = (logps.exp() * each).sum(-1)
+    spread = (logps.exp() * (each - mean[:, None]).square()).sum(-1).sqrt()
+    return mean - exact.enumerated_kl(logps, ref_logps), spread
+
+
+def overoptimised_from(proxy: Tensor, gold: Tensor, fall: float, window: int) -> int | None:
+    """The iteration from which a policy gets better only in its judge's eyes, or None: (N,), (N,), a number, an integer -> an integer.
+
+    Both curves are first smoothed: each point becomes the mean of the last `window` iterations. Then gold must end at least `fall`
+    below its peak, and the proxy must end above its value at that peak.
+    """
+    proxy, gold = (curve.unfold(0, window, 1).mean(-1) for curve in (proxy, gold))
+    peak = int(gold.argmax())
+    fooled = gold[peak] - gold[-1] >= fall and proxy[-1] > proxy[peak]
+    return peak + window - 1 if fooled else None
+
+
 def implicit_reward(logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> Tensor:
     """DPO's reward of each completion: (B,)."""
     return beta * losses.sequence_logps(logps - ref_logps, mask)

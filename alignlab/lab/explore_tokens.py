@@ -93,7 +93,7 @@ def clipped_objective() -> Explorer:
     """Explorer: where PPO's clip stops the gradient, and where it does not."""
     controls = {
         "clip_epsilon": slider("clip epsilon", 0.2, 0.05, 0.8, 0.05),
-        "ratio": slider("ratio", 1.0, 0.05, 2.5, 0.05),
+        "ratio": slider("ratio", 1.5, 0.05, 2.5, 0.05),
         "size": slider("size of the advantage", 1.0, 0.1, 3, 0.1),
     }
     return Explorer(clipped_objective_numbers, clipped_objective_figure, clipped_objective_words, controls)
@@ -152,8 +152,8 @@ def gae_on_an_episode_figure(numbers: dict, lam: float, gamma: float, beta: floa
     bottom.plot(x, numbers["monte_carlo"], color=GREEN, ls="--", marker="^", label="lambda 1: return less value")
     bottom.plot(x, numbers["advantages"], color=INK, marker="o", lw=2.2, label=f"lambda {lam:z.2f}, yours")
     bottom.set_xticks(x, [token.strip() for token in TOKENS])
-    label_axes(top, "What the episode gives", "", "reward, value")
-    label_axes(bottom, "What each token is told", "token", "advantage")
+    label_axes(top, "Rewards and values", "", "reward, value")
+    label_axes(bottom, "Advantages", "token", "advantage")
     for axes, columns in ((top, 2), (bottom, 3)):
         low, high = axes.get_ylim()
         axes.set_ylim(top=high + 0.25 * (high - low))  # room for the legend
@@ -164,15 +164,13 @@ def gae_on_an_episode_figure(numbers: dict, lam: float, gamma: float, beta: floa
 def gae_on_an_episode_words(numbers: dict, lam: float, gamma: float, beta: float) -> Words:
     """What to look for, by how far the score's surprise travels back."""
     if lam <= 0.05:
-        look = "the values above: where they jump, the advantage is large. Of the score at the end the last token alone hears."
+        look = "the values above: where they jump, the advantage is large. Only the last token sees the score itself."
     elif numbers["reach"] >= 0.6:
-        look = (
-            "the first tokens: the end's surprise counts there almost in full. Little depends on the value curve, much on this one sample."
-        )
+        look = "the first tokens: the last surprise counts there almost in full, so little depends on the values, much on this sample."
     elif gamma < 0.9:
         look = f"how gamma shrinks what lies ahead: a score seven tokens away is worth {gamma**7:.0%} of itself at the first token."
     else:
-        look = f"how far back the end is heard: of its surprise {numbers['reach']:.0%} reach the first token."
+        look = f"how far back the end is felt: {numbers['reach']:.0%} of the last token's surprise reaches the first token."
     advantages = " | ".join(f"{token.strip()} {value:+z.2f}" for token, value in zip(TOKENS, numbers["advantages"], strict=True))
     return Words(
         f'The eight tokens of "{"".join(TOKENS)}": above, the reward of each and the value before it; below, their advantages for '
@@ -185,7 +183,7 @@ def gae_on_an_episode_words(numbers: dict, lam: float, gamma: float, beta: float
 def gae_on_an_episode() -> Explorer:
     """Explorer: how GAE hands the score at the end back to the tokens."""
     controls = {
-        "lam": slider("lambda", 0.95, 0, 1, 0.05),
+        "lam": slider("lambda", 0.7, 0, 1, 0.05),
         "gamma": slider("gamma", 1.0, 0.5, 1, 0.05),
         "beta": slider("beta", 0.3, 0, 1, 0.05),
     }
@@ -283,8 +281,8 @@ def kl_estimators() -> Explorer:
     """Explorer: three ways to estimate a KL from samples, against the truth."""
     counts = [10, 30, 100, 300, 1000, 3000, 10_000]
     controls = {
-        "distance": slider("distance", 0.5, 0, 3, 0.1),
-        "samples": widgets.SelectionSlider(value=100, options=counts, description="samples", continuous_update=False),
+        "distance": slider("distance", 2.0, 0, 3, 0.1),
+        "samples": widgets.SelectionSlider(value=10_000, options=counts, description="samples", continuous_update=False),
         "seed": widgets.IntSlider(0, min=0, max=20, description="draw again (seed)", continuous_update=False),
     }
     return Explorer(kl_estimators_numbers, kl_estimators_figure, kl_estimators_words, controls)
