@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
 from alignlab import losses, recipes
-from alignlab.lab import view
+from alignlab.lab import progress, view
 from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run
@@ -31,7 +31,7 @@ def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None
     _set_up_notebook()
     print(machine(size))
     place = Path(folder or f"runs/workbook-{'fast-' if FAST else ''}{size}-seed{seed}")
-    return Pipeline(Run(place, {**chosen.describe(), "seed": seed}), chosen, seed)
+    return Pipeline(Run(place, {**chosen.describe(), "seed": seed}), chosen, seed, watch=progress.Line())
 
 
 def _set_up_notebook() -> None:
@@ -39,7 +39,22 @@ def _set_up_notebook() -> None:
     disable_progress_bar()
     shell = get_ipython()
     if shell is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: view.png(figure, dpi=90))
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].for_type(Figure, lambda figure: (view.png(figure, dpi=90), {"alt": told(figure)}))
+        formatters["text/plain"].for_type(Figure, lambda figure, printer, cycle: printer.text(told(figure)))
+
+
+def told(figure: Figure) -> str:
+    """A figure in words, for who cannot see it: those of `figure.set_label(...)`, or else its titles, axes and curves."""
+    if figure.get_label():
+        return str(figure.get_label())
+    parts = []
+    for axes in figure.axes:
+        curves = ", ".join(str(label) for label in axes.get_legend_handles_labels()[1])
+        parts.append(
+            f"{axes.get_title(loc='left') or axes.get_title()}: {axes.get_ylabel()} against {axes.get_xlabel()}. {curves}".strip(" :.")
+        )
+    return f"Figure. {'; '.join(parts)}."
 
 
 def machine(size: str) -> str:
