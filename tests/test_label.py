@@ -151,6 +151,21 @@ def test_another_rule_does_not_go_on_where_one_has_labelled_unless_afresh(path):
     assert {one.by for one in label.Desk(made(5), path).labels} == {"prefers_kind"}, "and so it is on disk"
 
 
+@pytest.mark.parametrize("said, cure", [
+    ("A", "returned 'A': write it as 'a'"), (" Tie ", "write it as 'tie'"), (True, "returned True: .* return 'a' if the first is"),
+    (None, "returned None: it ended without a return"), (1, "returned 1: return 'a', 'b' or 'tie'"), ("left", "return 'a', 'b' or 'tie'"),
+])  # fmt: skip
+def test_a_rule_that_says_neither_a_nor_b_nor_tie_is_refused_with_the_cure(path, said, cure):
+    def my_rule(prompt, a, b):
+        return "a" if prompt == "prompt 0" else said
+
+    desk = label.Desk(made(3), path, rule=my_rule)
+    with pytest.raises(UserError, match=f"the rule my_rule {cure}") as refused:
+        desk.play()
+    assert "\n" not in str(refused.value)
+    assert [one.answer for one in desk.labels] == ["a"] and not desk.done, "what it said before is kept"
+
+
 def test_beginning_afresh_removes_no_preferences_that_no_desk_wrote(path):
     write_lines(path, made(3))
     with pytest.raises(UserError, match="no desk wrote"):
