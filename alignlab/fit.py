@@ -8,9 +8,7 @@ from alignlab.records import Reading
 from alignlab.talks import EMPTY_ANSWER
 
 
-def fitted(
-    tokenizer, reading: Reading, fields: Sequence[str], max_length: int, strict: bool, say: Callable[[str], None]
-) -> list[int]:
+def fitted(tokenizer, reading: Reading, fields: Sequence[str], max_length: int, strict: bool, say: Callable[[str], None]) -> list[int]:
     """Leave out what cannot be learned from and tell it; returns the tokens of each remaining record's first answer.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from shorter import shorten
 
@@ -31,10 +32,10 @@ def test_there_are_ten_in_order():
     assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(10)]
 
 
-def test_every_exercise_stands_in_one_notebook_and_two_to_four_in_each():
+def test_every_exercise_stands_in_one_notebook_and_two_to_eight_in_each():
     found = {path.stem: [name for name, *_ in classroom.exercises(nbformat.read(path, 4))] for path in PATHS}
     assert sorted(sum(found.values(), [])) == sorted(checks.EXERCISES)
-    assert all(2 <= len(names) <= 4 for stem, names in found.items() if not stem.startswith("00")), found
+    assert all(2 <= len(names) <= 8 for stem, names in found.items() if not stem.startswith("00")), found
 
 
 def test_each_of_the_28_claims_links_to_a_cell_or_says_that_it_is_not_measured():
@@ -96,15 +97,46 @@ def test_an_exercise_is_task_stub_check_and_discussion(path):
     notebook = nbformat.read(path, 4)
     for name, stub, check in classroom.exercises(notebook):
         at = notebook.cells.index(stub)
-        task, after, discussion = notebook.cells[at - 1], notebook.cells[at + 1], notebook.cells[at + 2]
+        task, (after, worked, discussion) = notebook.cells[at - 1], notebook.cells[at + 1 : at + 4]
         assert task.cell_type == "markdown" and "xercise" in task.source and "<summary>" in task.source and "minutes" in task.source, name
         assert after is check and check.source == f'checks.check("{name}", {name})', name
+        assert classroom.is_worked_solution(worked) and worked.metadata.jupyter.source_hidden, name
         assert discussion.cell_type == "markdown" or "checks.choose" in discussion.source, name
         assert stub.source.rstrip().endswith("raise NotImplementedError") and f"def {name}(" in stub.source, name
         assert check.metadata.nbgrader.points == checks.EXERCISES[name].points, name
         assert any(f'checks.choose("{name}", {name})' in cell.source for cell in notebook.cells[at:]), f"{name} is never used"
         assert len(ast.parse(stub.source).body) == 1, f"{name}: a stub that holds more than its function"
         compile(classroom.with_solutions(stub.source, name), name, "exec")
+
+
+@each
+def test_a_worked_solution_defines_one_function_and_is_right(path):
+    notebook = nbformat.read(path, 4)
+    names = [name for name, *_ in classroom.exercises(notebook)]
+    worked = [cell for cell in notebook.cells if classroom.is_worked_solution(cell)]
+    assert len(worked) == len(names)
+    for name, cell in zip(names, worked, strict=True):
+        *imports, function = ast.parse(cell.source).body
+        assert isinstance(function, ast.FunctionDef) and function.name == f"{name}_solution", name
+        assert all(isinstance(each_, ast.Import | ast.ImportFrom) for each_ in imports), name
+        assert "#" in cell.source and "alignlab" not in cell.source, f"{name}: code of its own, with a comment on its key line"
+        scope = {"torch": torch}
+        exec(cell.source, scope)
+        assert checks.passes(name, scope[function.name]), name
+
+
+def test_students_copies_lose_the_worked_solutions_alone():
+    notebook = nbformat.read(PATHS[3], 4)
+    before = list(notebook.cells)
+    classroom.drop_worked_solutions(notebook)
+    kept = [cell.id for cell in notebook.cells]
+    assert kept == [cell.id for cell in before if "_solution(" not in cell.source] and len(kept) < len(before)
+
+
+def test_the_guides_table_of_exercises_is_that_of_the_notebooks():
+    table = classroom.exercise_table()
+    assert table in classroom.GUIDE.read_text(encoding="utf-8"), "python -m alignlab.tools.classroom table"
+    assert all(f"| `{name}` | {exercise.points} |" in table for name, exercise in checks.EXERCISES.items())
 
 
 @each
@@ -205,7 +237,7 @@ def test_students_copies_hold_no_solution_and_no_output(course):
         notebook = nbformat.read(path, 4)
         for name, stub, _ in classroom.exercises(notebook):
             assert "SOLUTION" not in stub.source and "import" not in stub.source and "raise NotImplementedError" in stub.source, name
-        assert not any(cell.get("outputs") for cell in notebook.cells)
+        assert not any(cell.get("outputs") or classroom.is_worked_solution(cell) for cell in notebook.cells)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 python -m alignlab.tools.classroom run              outputs of one clean run, and each notebook's minutes     (make notebooks)
 python -m alignlab.tools.classroom assignments DIR  an nbgrader course with solutions and students' copies    (make assignments)
+python -m alignlab.tools.classroom table            the table of exercises in docs/teaching.md
 python -m alignlab.tools.classroom colab REPO       Colab badges and set-up cells for github.com/REPO         (make colab REPO=...)
 """
 
@@ -74,6 +75,16 @@ def exercises(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode, Noteb
             yield name, cell, by_id[f"{name}-check"]
 
 
+def is_worked_solution(cell: NotebookNode) -> bool:
+    """Whether it is a cell for those who study alone: a solution in real code, folded away."""
+    return "solution" in cell.metadata.get("tags", [])
+
+
+def drop_worked_solutions(notebook: NotebookNode) -> None:
+    """Leave out what students' copies must not show."""
+    notebook.cells = [cell for cell in notebook.cells if not is_worked_solution(cell)]
+
+
 def solve(notebook: NotebookNode) -> None:
     """Fill the package's answers into the stubs."""
     for name, stub, _ in exercises(notebook):
@@ -99,6 +110,8 @@ c.Execute.timeout = 1800  # seconds for one cell: some of them train
 def assignments(course: Path) -> Path:
     """Write an nbgrader course: `source/` with solutions, `release/` for students. Returns the release's folder.
 
+    Worked solutions are in neither: nbgrader knows no cells that it should leave out.
+
     Raises:
         UserError: nbgrader is not installed, or refuses.
     """
@@ -106,6 +119,7 @@ def assignments(course: Path) -> Path:
         notebook = nbformat.read(path, 4)
         for name, stub, _ in exercises(notebook):
             stub.source = with_solutions(stub.source, name)
+        drop_worked_solutions(notebook)
         clear(notebook)
         target = course / "source" / "alignlab" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +137,35 @@ def nbgrader(course: Path, *words: str) -> None:
     if done.returncode:
         cure = "; pip install 'alignlab[test]'" if "No module named nbgrader" in done.stderr else ""
         raise UserError(f"nbgrader {words[0]} failed: {' '.join(done.stderr.split())[-300:]}{cure}")
+
+
+# ---------------------------------------------------------------------------------------------- the guide's table
+
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "teaching.md"
+BEGIN, END = "<!-- exercises: python -m alignlab.tools.classroom table -->", "<!-- end of exercises -->"
+
+
+def exercise_table() -> str:
+    """Every exercise with its points and minutes, as Markdown, and their sums."""
+    rows = ["| notebook | exercise | function | points | minutes |", "|---|---|---|---|---|"]
+    points, minutes = 0, 0
+    for path in notebooks():
+        notebook = nbformat.read(path, 4)
+        for name, stub, check in exercises(notebook):
+            task = notebook.cells[notebook.cells.index(stub) - 1].source
+            title, time_ = re.findall(r"^### Exercise: (.+?) +\((\d+) minutes", task, re.M)[0]
+            worth = check.metadata.nbgrader.points
+            rows.append(f"| {path.name[:2]} | {title.replace('`', '')} | `{name}` | {worth} | {time_} |")
+            points, minutes = points + worth, minutes + int(time_)
+    return "\n".join([*rows, f"| all | {len(rows) - 2} exercises | | {points} | {minutes} |"])
+
+
+def write_table() -> None:
+    """Put the table into the guide for teachers. Raises UserError outside a clone."""
+    _need_a_clone()
+    before, rest = GUIDE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    GUIDE.write_text(f"{before}{BEGIN}\n\n{exercise_table()}\n\n{END}{after}", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- Colab
@@ -154,10 +197,12 @@ def main(words: list[str]) -> None:
             run(names)
         case ["assignments", place]:
             print(f"students' copies: {assignments(Path(place))}")
+        case ["table"]:
+            write_table()
         case ["colab", repository]:
             colab(repository)
         case _:
-            raise UserError("say run, assignments DIR, or colab OWNER/NAME")
+            raise UserError("say run, assignments DIR, table, or colab OWNER/NAME")
 
 
 if __name__ == "__main__":
