@@ -39,6 +39,22 @@ def test_each_piece_of_work_has_a_line_of_its_own(shown):
     assert [lines[-1] for lines in shown] == ["sft: 3 of 3, 2 s", "reward: 3 of 3, 2 s", "reward: 3 of 3, 2 s"]
 
 
+def test_what_runs_within_a_loop_shows_no_line_of_its_own(shown):
+    watch = progress.Line()
+    for _ in progress.over(["a", "b"], "betas"):
+        for metrics in progress.over(steps(4, "dpo")):
+            watch(metrics | {"stage": "judge"})
+        if len(shown) > 5:
+            break
+    assert [lines[-1].split(":")[0] for lines in shown] == ["betas"]
+    for number, _ in enumerate(progress.over(steps(4, "dpo"))):
+        if number == 1:
+            break
+    watch.tell("judge", 0, 4)
+    watch.tell("judge", 4, 4)
+    assert shown[-1][-1].startswith("judge"), "a loop that was left has no say any more"
+
+
 def test_items_of_a_list_and_calls_of_a_sampler_are_counted(shown):
     assert list(progress.over(["a", "b"], "betas")) == ["a", "b"]
     watch = progress.watch("answers")

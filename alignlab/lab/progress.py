@@ -9,6 +9,7 @@ from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
 PATIENCE = 1.0  # seconds before a line appears, and between two changes of it
+OUTER: list["Line"] = []  # of the loops under way: the first has the say, and what runs within it shows no line of its own
 
 
 class Line:
@@ -32,7 +33,7 @@ class Line:
             self._show(words(title, done, total, now - self.begun))
 
     def _show(self, text: str) -> None:
-        if get_ipython() is None:  # a script, whose output is its own affair
+        if get_ipython() is None or self not in (OUTER[:1] or [self]):  # a script's output is its own affair
             return
         if self.handle is None:
             self.handle = display({"text/plain": text}, raw=True, display_id=True)
@@ -54,15 +55,19 @@ def over(items: Iterable[Any], title: str = "") -> Iterator[Any]:
         title: by default a training's stage.
     """
     line = Line()
-    if isinstance(items, Sequence):
-        line.tell(title, 0, len(items))
-        for number, item in enumerate(items, 1):
-            yield item
-            line.tell(title, number, len(items))
-    else:
-        for metrics in items:
-            line.tell(title or metrics["stage"], metrics["step"] + 1, metrics["steps"])
-            yield metrics
+    OUTER.append(line)
+    try:
+        if isinstance(items, Sequence):
+            line.tell(title, 0, len(items))
+            for number, item in enumerate(items, 1):
+                yield item
+                line.tell(title, number, len(items))
+        else:
+            for metrics in items:
+                line.tell(title or metrics["stage"], metrics["step"] + 1, metrics["steps"])
+                yield metrics
+    finally:
+        OUTER.remove(line)
 
 
 def watch(title: str) -> Callable[[int, int], None]:
