@@ -407,5 +407,5 @@ def test_forty_labels_for_the_shorter_answer_shorten_the_answers(fast_run, tmp_p
     assert 0.3 < aligned.agreement[0] < 0.8 and aligned.disagreements
     for found in aligned.disagreements:
         assert found["gold_margin"] > 0 and found["score_margin"] > 0 and found["gold_prefers"] != found["reward_model_prefers"]
-    assert {step["stage"] for step in steps} == {"reward", "dpo"}
+    assert {step["stage"] for step in steps} == {"reward", "dpo", "centring", "judge SFT", "judge DPO"}
     assert re.search(r"DPO .*\d", str(aligned)) and all(record["gold_chosen"] < record["gold_rejected"] for record in aligned.against_gold)
