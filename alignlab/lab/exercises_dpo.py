@@ -20,7 +20,8 @@ def pull(margin, beta, smoothing, right=1.0, flipped=1.0):
     return beta * (right * (1 - smoothing) * torch.sigmoid(-margin) - flipped * smoothing * torch.sigmoid(margin))
 
 
-POINTS = [(0.0, 3.5), (2.0, 5.0), (1.0, 4.5)]  # (KL, gold) of one method, in no order
+POINTS = [(1.0, 4.5), (3.0, 5.2), (0.0, 3.5), (2.0, 5.0)]  # (KL, gold) of one method, in no order
+OTHER = {"prompt": "c", "chosen": "x"}
 
 
 def on_a_line(start, end, kl):
@@ -224,7 +225,7 @@ EXERCISES = (
         },
     ),
     Exercise(
-        "gold_at_kl", answers.gold_at_kl, [(POINTS, 1.25), (POINTS, 0.4), (POINTS, 2.5), (POINTS[:2], 2.0)], ANSWERS + "gold_at_kl",
+        "gold_at_kl", answers.gold_at_kl, [(POINTS, 1.25), (POINTS, 0.4), (POINTS, 3.5), (POINTS[:2], 3.0)], ANSWERS + "gold_at_kl",
         {
             "beyond the last point it repeats that point's gold (as numpy.interp does); nothing was measured there, so return None.": held,
             "it extends the last line beyond the last point, where nothing was measured; return None there.": extended,
@@ -265,7 +266,7 @@ EXERCISES = (
     ),
     # 09 your own
     Exercise(
-        "preference_record", answers.preference_record, [("p", "a", "b", True), ("p", "a", "b", False)], ANSWERS + "preference_record",
+        "preference_record", answers.preference_record, [("p", "a", "b", True), ("q", "c", "d", False)], ANSWERS + "preference_record",
         {
             "chosen is the better one; they changed places.": lambda p, a, b, first: answers.preference_record(p, a, b, not first),
             "the judgement is ignored: the first answer is always chosen.": lambda p, a, b, first: answers.preference_record(p, a, b, True),
@@ -298,7 +299,8 @@ EXERCISES = (
     ),
     Exercise(
         "shares_no_prompt", answers.shares_no_prompt,
-        [(RECORDS[:1], RECORDS[1:2]), (RECORDS[:1], RECORDS[2:]), (RECORDS[:2], [RECORDS[1], {"prompt": "c", "chosen": "x"}])],
+        [(RECORDS[:1], RECORDS[1:2]), (RECORDS[:1], RECORDS[2:]), (RECORDS[:2], [RECORDS[1], OTHER]), (RECORDS[:2], [OTHER, RECORDS[1]]),
+         (RECORDS[:2], RECORDS[:1])],
         ANSWERS + "shares_no_prompt",
         {
             "inverted: it says True where a prompt is in both; True should mean that none is.":

@@ -16,7 +16,7 @@ class Line:
     """Where the work is; a new line for each piece of work. Called with the metrics of a step, as a pipeline's `watch` is."""
 
     def __init__(self) -> None:
-        self.title, self.done, self.begun, self.told = "", 0, 0.0, 0.0
+        self.title, self.done, self.total, self.begun, self.told = "", 0, 0, 0.0, 0.0
         self.handle: DisplayHandle | None = None
 
     def __call__(self, metrics: dict) -> None:
@@ -24,16 +24,20 @@ class Line:
 
     def tell(self, title: str, done: int, total: int) -> None:
         """So many of the total are done."""
+        if OUTER and OUTER[0] is not self:  # the loop around this work has the say; it is still at it
+            if OUTER[0].total:
+                OUTER[0].tell(OUTER[0].title, OUTER[0].done, OUTER[0].total)
+            return
         now = time.monotonic()
         if title != self.title or done < self.done:
             self.title, self.begun, self.told, self.handle = title, now, now, None
-        self.done = done
+        self.done, self.total = done, total
         if now - self.told >= PATIENCE or (done == total and self.handle is not None):
             self.told = now
             self._show(words(title, done, total, now - self.begun))
 
     def _show(self, text: str) -> None:
-        if get_ipython() is None or self not in (OUTER[:1] or [self]):  # a script's output is its own affair
+        if get_ipython() is None:  # a script, whose output is its own affair
             return
         if self.handle is None:
             self.handle = display({"text/plain": text}, raw=True, display_id=True)
