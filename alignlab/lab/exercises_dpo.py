@@ -41,7 +41,8 @@ def held(points, kl):
 def extended(points, kl):
     """The last segment, beyond its end."""
     known = answers.gold_at_kl(points, kl)
-    return on_a_line(*sorted(points)[-2:], kl) if known is None else known
+    *_, before, last = sorted(points)
+    return on_a_line(before, last, kl) if known is None else known
 
 
 GOLDS = tuple(random_normal(4, 2, seed=seed) for seed in (41, 42, 43, 44))  # of two pairs of policies: 4 prompts, 2 answers each
