@@ -39,6 +39,16 @@ def test_each_piece_of_work_has_a_line_of_its_own(shown):
     assert [lines[-1] for lines in shown] == ["sft: 3 of 3, 2 s", "reward: 3 of 3, 2 s", "reward: 3 of 3, 2 s"]
 
 
+def test_work_that_comes_in_one_piece_each_time_is_timed_anew(shown):
+    line = progress.Line()
+    for _ in range(3):
+        line.tell("judge", 0, 64)
+        line.tell("judge", 64, 64)
+    assert all(lines[-1] == "judge: 64 of 64, 1 s" for lines in shown)
+    partial = [metrics | {"partial": part} for metrics in steps(2, "ppo") for part in (True, True, False)]
+    assert len(list(progress.over(iter(partial)))) == 6 and shown[-1][-1].startswith("ppo: 2 of 2, ") and len(shown) == 4
+
+
 def test_what_runs_within_a_loop_shows_no_line_of_its_own(shown):
     watch = progress.Line()
     for _ in progress.over(["a", "b"], "betas"):

@@ -20,7 +20,7 @@ class Line:
         self.handle: DisplayHandle | None = None
 
     def __call__(self, metrics: dict) -> None:
-        self.tell(metrics["stage"], metrics["step"] + 1, metrics["steps"])
+        self.tell(metrics["stage"], _done(metrics), metrics["steps"])
 
     def tell(self, title: str, done: int, total: int) -> None:
         """So many of the total are done."""
@@ -29,7 +29,7 @@ class Line:
                 OUTER[0].tell(OUTER[0].title, OUTER[0].done, OUTER[0].total)
             return
         now = time.monotonic()
-        if title != self.title or done < self.done:
+        if title != self.title or done < self.done or self.done == self.total:  # the last piece of work is done
             self.title, self.begun, self.told, self.handle = title, now, now, None
         self.done, self.total = done, total
         if now - self.told >= PATIENCE or (done == total and self.handle is not None):
@@ -68,10 +68,15 @@ def over(items: Iterable[Any], title: str = "") -> Iterator[Any]:
                 line.tell(title, number, len(items))
         else:
             for metrics in items:
-                line.tell(title or metrics["stage"], metrics["step"] + 1, metrics["steps"])
+                line.tell(title or metrics["stage"], _done(metrics), metrics["steps"])
                 yield metrics
     finally:
         OUTER.remove(line)
+
+
+def _done(metrics: dict) -> int:
+    """Whole steps so far."""
+    return metrics["step"] + (not metrics.get("partial"))
 
 
 def watch(title: str) -> Callable[[int, int], None]:
