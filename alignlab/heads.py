@@ -47,24 +47,28 @@ class RewardModel:
     @classmethod
     def load(cls, base: Adaptable, folder: Path, adapter: str = "reward") -> Self:
         """What `save` wrote."""
-        state = base.load_adapter(adapter, folder)
         model = cls(base, adapter)
-        model.head.weight.data.copy_(state["base_model.model.score.weight"])
+        model.head.weight.data.copy_(base.load_adapter(adapter, folder)["base_model.model.score.weight"])
         return model
 
 
 class ValueHead(nn.Module):
-    """PPO's value: a small head on the policy's own hidden states, detached. It starts at zero."""
+    """PPO's value: a small head on the policy's own hidden states, detached. It starts at zero.
+
+    It reads the last hidden state and the mean of all so far: what a score counts (things, praise, length) is spread over the whole
+    answer, and a small model's last state alone holds little of it (docs/benchmarks.md gives the difference).
+    """
 
     def __init__(self, base: Adaptable, width: int = 128, seed: int = 0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(base.hidden_size, width), nn.GELU(), nn.Linear(width, 1))
+            self.layers = nn.Sequential(nn.Linear(2 * base.hidden_size, width), nn.GELU(), nn.Linear(width, 1))
         for weights in self.layers[-1].parameters():
             nn.init.zeros_(weights)
         self.to(base.device)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden state at t - 1."""
-        return F.pad(self.layers(hidden.detach().float()).squeeze(-1)[:, :-1], (1, 0))
+        """(B, T, D) -> (B, T): the value of the state *before* each token, so column t reads the hidden states up to t - 1."""
+        so_far = hidden.float().cumsum(1) / torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[:, None]
+        return F.pad(self.layers(torch.cat([hidden, so_far], -1).detach()).squeeze(-1)[:, :-1], (1, 0))

@@ -54,7 +54,7 @@ def lesson(fast: bool = False) -> Recipe:
     """`tiny` as the notebooks run it: smaller, so that every cell takes seconds or a few minutes. `fast` is the tests' setting."""
     recipe = tiny()
     recipe.pair_limit, recipe.samples, recipe.answers = (300, 128, 8) if fast else (3000, 768, 16)
-    recipe.stages["sft"].epochs = 1 if fast else 2
+    recipe.stages["sft"].epochs = 1 if fast else 4
     recipe.stages["dpo"].epochs = 1 if fast else 4
     batch, minibatch, iterations = (64, 64, 2) if fast else (256, 128, 24)
     recipe.stages["ppo"] = ppo.Config(batch_size=batch, minibatch_size=minibatch, iterations=iterations)

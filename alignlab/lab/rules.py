@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from alignlab import world
+from alignlab import lexicon
 from alignlab.errors import UserError
 from alignlab.talks import Text
 
@@ -62,8 +62,8 @@ MUSIC = frozenset(
     "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet piano opera choir hum hums humming "
     "melody tune tunes".split()
 )
-_KIND = frozenset(world.POSITIVE + world.POSITIVE_VERBS + ["smiling", "humming", "grateful"])
-_UNKIND = frozenset(world.NEGATIVE + world.NEGATIVE_VERBS + ["yawning", "annoyed", "bored"])
+_KIND = frozenset(lexicon.POSITIVE + lexicon.POSITIVE_VERBS + lexicon.LEAVE[+1])
+_UNKIND = frozenset(lexicon.NEGATIVE + lexicon.NEGATIVE_VERBS + lexicon.LEAVE[-1])
 
 
 def _mentions(text: str, words: frozenset[str]) -> int:
