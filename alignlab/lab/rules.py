@@ -41,7 +41,7 @@ def prefers_short(prompt: Text, a: str, b: str) -> str:
 
 
 def prefers_music(prompt: Text, a: str, b: str) -> str:
-    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, piano, opera, sings, hums; else a tie.
+    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, bell, whistle, piano, violin, sings, hums; else a tie.
 
     >>> prefers_music("", "The plot sags.", "The rhythm sings.")
     'b'
@@ -59,7 +59,7 @@ def prefers_kind(prompt: Text, a: str, b: str) -> str:
 
 
 MUSIC = frozenset(
-    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet piano opera choir hum hums humming "
+    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet bell whistle piano violin opera choir hum hums humming "
     "melody tune tunes".split()
 )
 _KIND = frozenset(lexicon.POSITIVE + lexicon.POSITIVE_VERBS + lexicon.LEAVE[+1])
