@@ -59,8 +59,8 @@ def prefers_kind(prompt: Text, a: str, b: str) -> str:
 
 
 MUSIC = frozenset(
-    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet bell whistle piano violin opera choir "
-    "hum hums humming melody tune tunes".split()
+    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet bell whistle piano violin opera "
+    "choir hum hums humming melody tune tunes".split()
 )
 _KIND = frozenset(lexicon.POSITIVE + lexicon.POSITIVE_VERBS + lexicon.LEAVE[+1])
 _UNKIND = frozenset(lexicon.NEGATIVE + lexicon.NEGATIVE_VERBS + lexicon.LEAVE[-1])
