@@ -96,8 +96,8 @@ def align(
 
     Args:
         reference: the SFT model.
-        size: by default tiny.
-        test: held-out pairs with gold values, for the reward model; by default the size's own (smol samples them: minutes).
+        recipe: by default tiny.
+        test: held-out pairs with gold values, for the reward model; by default the recipe's own (smol samples them: minutes).
 
     Raises:
         UserError: too few labels.
