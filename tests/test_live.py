@@ -14,6 +14,7 @@ from architectures import build
 from hostile import HOSTILE
 
 from alignlab import dpo, ppo
+from alignlab.errors import UserError
 from alignlab.lab import dashboard, knob, live
 from alignlab.models import ValueHead
 
@@ -111,6 +112,31 @@ def test_an_unknown_setting_is_refused_with_the_known_ones():
     _, training = dpo_training()
     with pytest.raises(ValueError, match="no setting 'bets'.*beta"):
         training.ask("bets", 1.0)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("beta", -1, "beta must be > 0 for DPO, got -1"), ("beta", 0, "beta must be > 0"), ("beta", "x", "beta must be a number, got 'x'"),
+    ("beta", None, "cannot be switched off"), ("beta", float("nan"), "must be a number"), ("beta", True, "must be a number"),
+    ("learning_rate", -0.1, "at least 0, got -0.1"), ("label_smoothing", 0.5, "below 0.5"), ("epochs", 1.5, "a whole number"),
+])  # fmt: skip
+def test_a_value_that_the_stage_cannot_work_with_is_refused_at_once_and_changes_nothing(name, value, words):
+    _, training = dpo_training()
+    training.advance()
+    with pytest.raises(UserError, match=words) as refused:
+        training.ask(name, value)
+    assert "\n" not in str(refused.value) and refused.value._render_traceback_() == [f"UserError: {refused.value}"]
+    training.advance()
+    assert "changed" not in training.metrics[1] and training.config.beta == 0.5
+
+
+def test_what_can_be_off_or_at_its_end_is_accepted():
+    _, training = ppo_training()
+    for name, value in (("beta", 0.0), ("kl_target", None), ("kl_target", 2), ("clip_epsilon", 0.02), ("epochs", 3), ("value_clip", None)):
+        training.ask(name, value)
+    for name, value in (("beta", -0.1), ("kl_target", 0), ("clip_epsilon", 0.0), ("epochs", 0), ("lam", 1.1)):
+        with pytest.raises(UserError, match=name):
+            training.ask(name, value)
+    assert training._asked == {"beta": 0.0, "kl_target": 2, "clip_epsilon": 0.02, "epochs": 3, "value_clip": None}
 
 
 @pytest.mark.parametrize("config", [ppo.Config(), dpo.Config()])

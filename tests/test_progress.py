@@ -39,6 +39,30 @@ def test_each_piece_of_work_has_a_line_of_its_own(shown):
     assert [lines[-1] for lines in shown] == ["sft: 3 of 3, 2 s", "reward: 3 of 3, 2 s", "reward: 3 of 3, 2 s"]
 
 
+def test_work_that_comes_in_one_piece_each_time_is_timed_anew(shown):
+    line = progress.Line()
+    for _ in range(3):
+        line.tell("judge", 0, 64)
+        line.tell("judge", 64, 64)
+    assert all(lines[-1] == "judge: 64 of 64, 1 s" for lines in shown)
+    partial = [metrics | {"partial": part} for metrics in steps(2, "ppo") for part in (True, True, False)]
+    assert len(list(progress.over(iter(partial)))) == 6 and shown[-1][-1].startswith("ppo: 2 of 2, ") and len(shown) == 4
+
+
+def test_what_runs_within_a_loop_shows_no_line_of_its_own(shown):
+    watch = progress.Line()
+    for _ in progress.over(["a", "b"], "betas"):
+        for metrics in progress.over(steps(4, "dpo")):
+            watch(metrics | {"stage": "judge"})
+    assert len(shown) == 1 and {line.split(",")[0] for line in shown[0]} == {"betas: 0 of 2", "betas: 1 of 2", "betas: 2 of 2"}
+    for number, _ in enumerate(progress.over(steps(4, "dpo"))):
+        if number == 1:
+            break
+    watch.tell("judge", 0, 4)
+    watch.tell("judge", 4, 4)
+    assert shown[-1][-1].startswith("judge"), "a loop that was left has no say any more"
+
+
 def test_items_of_a_list_and_calls_of_a_sampler_are_counted(shown):
     assert list(progress.over(["a", "b"], "betas")) == ["a", "b"]
     watch = progress.watch("answers")

@@ -1,6 +1,8 @@
 """The answers to those exercises whose function is not one of `alignlab.losses`."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy
 import torch
@@ -160,6 +162,26 @@ def pair_weight(margin: Tensor, beta: float) -> Tensor:
     return beta * torch.sigmoid(-margin)
 
 
+def smoothed_pull(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """The same with its sign, if that share of labels is expected to be wrong: above 0 it widens the log-ratio difference."""
+    return beta * (torch.sigmoid(-margin) - label_smoothing)
+
+
+def resting_points(p: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The log-ratio differences at which DPO's and IPO's loss are lowest, for pairs labelled so with probability p: (B,) each."""
+    return dpo_rest(p, beta), ipo_rest(p, beta)
+
+
+def dpo_rest(p: Tensor, beta: float) -> Tensor:
+    """Where sigmoid(beta x difference) is p."""
+    return p.logit() / beta
+
+
+def ipo_rest(p: Tensor, beta: float) -> Tensor:
+    """The mean of the targets 1 / (2 beta) of a label and -1 / (2 beta) of a flipped one."""
+    return (2 * p - 1) / (2 * beta)
+
+
 def gold_efficiency(gold: float, reference_gold: float, frontier_gold: float) -> float:
     """The policy's gain over the reference, as a share of the frontier's gain at the same KL."""
     return (gold - reference_gold) / (frontier_gold - reference_gold)
@@ -170,6 +192,21 @@ def win_rate(gold: Tensor, reference_gold: Tensor) -> Tensor:
     return losses.accuracy(gold[:, None] - reference_gold[None, :])
 
 
+def gold_at_kl(points: Sequence[tuple[float, float]], kl: float) -> float | None:
+    """Gold at a KL, on straight lines between a method's (KL, gold) points; None where they do not reach."""
+    for (kl0, gold0), (kl1, gold1) in pairwise(sorted(points)):
+        if kl0 <= kl <= kl1:
+            return gold0 + (gold1 - gold0) * (kl - kl0) / (kl1 - kl0)
+    return None
+
+
+def paired_interval(first: Tensor, second: Tensor, drawn: Tensor) -> Tensor:
+    """Difference of two policies' mean gold, and its 95% interval over prompts: (P, M), (P, M), (R, P) -> (3,)."""
+    difference = first.mean(-1) - second.mean(-1)  # (P,)
+    ends = difference[drawn].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=difference.dtype, device=difference.device))
+    return torch.cat([difference.mean()[None], ends])
+
+
 def agreement(chosen_gold: Tensor, rejected_gold: Tensor) -> Tensor:
     """Share of labels that go with gold, of L labels whose two answers have these golds; equal golds count half: (L,), (L,) -> ()."""
     return losses.accuracy(chosen_gold - rejected_gold)
@@ -178,6 +215,11 @@ def agreement(chosen_gold: Tensor, rejected_gold: Tensor) -> Tensor:
 def preference_record(prompt: str, first: str, second: str, first_is_better: bool) -> dict:
     """One line of a preference file."""
     return {"prompt": prompt, "chosen": first if first_is_better else second, "rejected": second if first_is_better else first}
+
+
+def comparisons_needed(rate: float) -> int:
+    """The fewest comparisons after which a win rate's 95% interval, rate +- 1.96 standard errors, leaves out one half."""
+    return math.floor(1.96**2 * rate * (1 - rate) / (rate - 0.5) ** 2) + 1
 
 
 def shares_no_prompt(train: list, test: list) -> bool:

@@ -10,7 +10,7 @@ an ordinary preference file, so `alignlab run --data labels.jsonl --model ...` r
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -21,11 +21,11 @@ import ipywidgets
 from alignlab.errors import UserError
 from alignlab.files import fingerprint, read_lines, write_lines
 from alignlab.lab.page import bundle, render
+from alignlab.lab.rules import Rule, verdict
 from alignlab.lab.screen import Screen, words
 from alignlab.records import read_preferences
 from alignlab.talks import Text
 
-Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
 GAP = 5  # labels at least between a pair and its repeat, while there are new pairs to put between
 
 # ---------------------------------------------------------------------------------------------- the desk
@@ -127,7 +127,7 @@ class Desk:
         """Label by the rule, as a learner would who follows it: `count` questions, or all; returns the desk.
 
         Raises:
-            UserError: the file holds labels that were played by another rule.
+            UserError: the file holds labels that were played by another rule, or the rule says neither "a" nor "b" nor "tie".
         """
         if self.rule is None:
             raise ValueError("this desk has no rule to play; make it with rule=rules.prefers_short or another")
@@ -136,7 +136,7 @@ class Desk:
             raise UserError(f"{self.path}: holds labels by {min(others)}; give the desk another path, or fresh=True to start over")
         target = None if count is None else len(self.labels) + count
         while self.current is not None and len(self.labels) != target:
-            self._answer(self.rule(*self.current[:3]), by=name)
+            self._answer(verdict(self.rule, *self.current[:3]), by=name)
         return self
 
     @property

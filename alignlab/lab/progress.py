@@ -9,24 +9,29 @@ from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
 PATIENCE = 1.0  # seconds before a line appears, and between two changes of it
+OUTER: list["Line"] = []  # of the loops under way: the first has the say, and what runs within it shows no line of its own
 
 
 class Line:
     """Where the work is; a new line for each piece of work. Called with the metrics of a step, as a pipeline's `watch` is."""
 
     def __init__(self) -> None:
-        self.title, self.done, self.begun, self.told = "", 0, 0.0, 0.0
+        self.title, self.done, self.total, self.begun, self.told = "", 0, 0, 0.0, 0.0
         self.handle: DisplayHandle | None = None
 
     def __call__(self, metrics: dict) -> None:
-        self.tell(metrics["stage"], metrics["step"] + 1, metrics["steps"])
+        self.tell(metrics["stage"], _done(metrics), metrics["steps"])
 
     def tell(self, title: str, done: int, total: int) -> None:
         """So many of the total are done."""
+        if OUTER and OUTER[0] is not self:  # the loop around this work has the say; it is still at it
+            if OUTER[0].total:
+                OUTER[0].tell(OUTER[0].title, OUTER[0].done, OUTER[0].total)
+            return
         now = time.monotonic()
-        if title != self.title or done < self.done:
+        if title != self.title or done < self.done or self.done == self.total:  # the last piece of work is done
             self.title, self.begun, self.told, self.handle = title, now, now, None
-        self.done = done
+        self.done, self.total = done, total
         if now - self.told >= PATIENCE or (done == total and self.handle is not None):
             self.told = now
             self._show(words(title, done, total, now - self.begun))
@@ -54,15 +59,24 @@ def over(items: Iterable[Any], title: str = "") -> Iterator[Any]:
         title: by default a training's stage.
     """
     line = Line()
-    if isinstance(items, Sequence):
-        line.tell(title, 0, len(items))
-        for number, item in enumerate(items, 1):
-            yield item
-            line.tell(title, number, len(items))
-    else:
-        for metrics in items:
-            line.tell(title or metrics["stage"], metrics["step"] + 1, metrics["steps"])
-            yield metrics
+    OUTER.append(line)
+    try:
+        if isinstance(items, Sequence):
+            line.tell(title, 0, len(items))
+            for number, item in enumerate(items, 1):
+                yield item
+                line.tell(title, number, len(items))
+        else:
+            for metrics in items:
+                line.tell(title or metrics["stage"], _done(metrics), metrics["steps"])
+                yield metrics
+    finally:
+        OUTER.remove(line)
+
+
+def _done(metrics: dict) -> int:
+    """Whole steps so far."""
+    return metrics["step"] + (not metrics.get("partial"))
 
 
 def watch(title: str) -> Callable[[int, int], None]:

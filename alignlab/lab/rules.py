@@ -1,9 +1,34 @@
 """Rules to label by, in place of a person: prompt and two answers in, "a", "b" or "tie" out."""
 
 import re
+from collections.abc import Callable
 
 from alignlab import lexicon
+from alignlab.errors import UserError
 from alignlab.talks import Text
+
+Rule = Callable[[Text, str, str], str]  # prompt, a, b -> "a", "b" or "tie"
+ANSWERS = ("a", "b", "tie")
+
+
+def verdict(rule: Rule, prompt: Text, a: str, b: str) -> str:
+    """What a rule says of two answers.
+
+    Raises:
+        UserError: neither "a" nor "b" nor "tie"; the message says what to return instead.
+    """
+    said = rule(prompt, a, b)
+    if isinstance(said, str) and said in ANSWERS:
+        return said
+    if said is None:
+        cure = "it ended without a return for this pair; return 'a', 'b' or 'tie' in every case"
+    elif isinstance(said, str) and said.strip().lower() in ANSWERS:
+        cure = f"write it as {said.strip().lower()!r}"
+    elif isinstance(said, bool):
+        cure = "a truth does not say which answer is better; return 'a' if the first is, else 'b'"
+    else:
+        cure = "return 'a', 'b' or 'tie'"
+    raise UserError(f"the rule {getattr(rule, '__name__', 'rule')} returned {repr(said)[:40]}: {cure}")
 
 
 def prefers_short(prompt: Text, a: str, b: str) -> str:
@@ -16,7 +41,7 @@ def prefers_short(prompt: Text, a: str, b: str) -> str:
 
 
 def prefers_music(prompt: Text, a: str, b: str) -> str:
-    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, piano, opera, sings, hums; else a tie.
+    """Choose the answer that speaks more of music: score, voice, rhythm, trumpet, bell, whistle, piano, violin, sings, hums; else a tie.
 
     >>> prefers_music("", "The plot sags.", "The rhythm sings.")
     'b'
@@ -34,8 +59,8 @@ def prefers_kind(prompt: Text, a: str, b: str) -> str:
 
 
 MUSIC = frozenset(
-    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet piano opera choir hum hums humming "
-    "melody tune tunes".split()
+    "music musical song songs sing sings singing sung singer voice voices rhythm rhythms score trumpet bell whistle piano violin opera "
+    "choir hum hums humming melody tune tunes".split()
 )
 _KIND = frozenset(lexicon.POSITIVE + lexicon.POSITIVE_VERBS + lexicon.LEAVE[+1])
 _UNKIND = frozenset(lexicon.NEGATIVE + lexicon.NEGATIVE_VERBS + lexicon.LEAVE[-1])

@@ -90,12 +90,14 @@ def align(
     seed: int = 0,
     watch: Callable[[dict], None] = lambda metrics: None,
 ) -> "Aligned":
-    """Train a reward model and DPO on the labels, from the SFT model, and measure both. `watch` sees every step's metrics.
+    """Train a reward model and DPO on the labels, from the SFT model, and measure both.
+
+    `watch` sees every step's metrics, and how far the judging is.
 
     Args:
         reference: the SFT model.
-        size: by default tiny.
-        test: held-out pairs with gold values, for the reward model; by default the size's own (smol samples them: minutes).
+        recipe: by default tiny.
+        test: held-out pairs with gold values, for the reward model; by default the recipe's own (smol samples them: minutes).
 
     Raises:
         UserError: too few labels.
@@ -106,7 +108,7 @@ def align(
     for training in (reward_training(reward_model, pairs, recipe, seed, watch), dpo_training(policy, pairs, recipe, seed, watch)):
         while not training.finished:
             training.advance()
-    return measure(pairs, policy, reward_model, recipe, test, seed)
+    return measure(pairs, policy, reward_model, recipe, test, seed, watch)
 
 
 # ---------------------------------------------------------------------------------------------- what came of it
@@ -157,14 +159,18 @@ class Aligned:
 
 def measure(
     labels: Labels, policy: Policy, reward_model: RewardModel, recipe: Recipe | None = None, test: Sequence[dict] | None = None,
-    seed: int = 0,
+    seed: int = 0, watch: Callable[[dict], None] = lambda metrics: None,
 ) -> Aligned:  # fmt: skip
     """Measure a policy and a reward model that were trained on the labels; arguments as in `align`."""
     recipe, pairs = recipe or tiny(), records(labels)
     test = (recipe.pairs(policy.reference, seed, lambda done, total: None)[1] if test is None else test)[:TEST_PAIRS]
-    score = centred(recipe, reward_model, policy, seed)
-    before = answer(recipe, policy, recipe.judge_prompts, SAMPLES, score, seed, reference=True)
-    after = answer(recipe, policy, recipe.judge_prompts, ANSWERS, score, seed)
+
+    def judging(title: str) -> Callable[[int, int], None]:
+        return lambda done, total: watch({"stage": title, "step": done - 1, "steps": total})
+
+    score = centred(recipe, reward_model, policy, seed, judging("centring"))
+    before = answer(recipe, policy, recipe.judge_prompts, SAMPLES, score, seed, judging("judge SFT"), reference=True)
+    after = answer(recipe, policy, recipe.judge_prompts, ANSWERS, score, seed, judging("judge DPO"))
     plane = evaluate.Plane(before, seed)
     agreement, disagreements = _against(reward_model, test, recipe.stages["reward"].max_length)
     turned = [pair for pair in pairs if (gold_margin(pair) or 0) < 0]

@@ -1,12 +1,16 @@
 """A stage under way: its generator of metrics, its config, all it has told so far. Widgets only ask it; nothing here draws."""
 
+import math
+import numbers
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import get_args
 
-from alignlab.errors import TrainingError
+from alignlab.errors import TrainingError, UserError
 from alignlab.stage import LEARNING_RATE, Control
 from alignlab.stages import stage_of
 
@@ -52,9 +56,16 @@ class Training:
         return 0, []
 
     def ask(self, name: str, value) -> None:
-        """Have a setting changed before the next step. Raises ValueError where the stage has no such setting."""
+        """Have a setting changed before the next step.
+
+        Raises:
+            ValueError: the stage has no such setting.
+            UserError: the stage cannot work with that value; nothing is changed.
+        """
         if not hasattr(self.config, name):
             raise ValueError(f"{self.title} has no setting {name!r}; it has {', '.join(self.config.__slots__)}")
+        if complaint := _complaint(self.config, name, value):
+            raise UserError(complaint)
         self._asked[name] = value
 
     def advance(self) -> None:
@@ -99,6 +110,32 @@ class Training:
     def settings(self) -> str:
         """The settings that controls can move, as text."""
         return ", ".join(f"{c.label} {short(getattr(self.config, c.name))}" for c in controls_of(self.config))
+
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {  # where a setting's value must lie, if not simply above 0
+    **dict.fromkeys(("learning_rate", "value_learning_rate"), ("at least 0", lambda value: value >= 0)),
+    **dict.fromkeys(("gamma", "lam"), ("from 0 to 1", lambda value: 0 <= value <= 1)),
+    "label_smoothing": ("at least 0 and below 0.5", lambda value: 0 <= value < 0.5),
+    **dict.fromkeys(("beta", "missing_eos_score", "seed"), ("any number", lambda value: True)),  # of beta its stage knows more
+}
+
+
+def _complaint(config, name: str, value) -> str | None:
+    """What is wrong with a value for a setting, in one line; None where the stage can work with it."""
+    kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(config)} if is_dataclass(config) else {}
+    if name not in kinds:
+        return None
+    if value is None:
+        return None if type(None) in kinds[name] else f"{name} cannot be switched off; give it a number"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        return f"{name} must be a number, got {value!r}"
+    if float not in kinds[name] and not isinstance(value, numbers.Integral):
+        return f"{name} must be a whole number, got {value!r}"
+    where, holds = RANGES.get(name, ("above 0", lambda value: value > 0))
+    if not holds(float(value)):
+        return f"{name} must be {where}, got {value:g}"
+    stage = stage_of(config)
+    return stage.check(replace(config, **{name: value})) if stage else None
 
 
 @contextmanager

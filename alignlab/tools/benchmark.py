@@ -1,9 +1,11 @@
 """The numbers of the README: `python -m alignlab.tools.benchmark [seeds] [betas] [hacking] [SEED ...]`. Runs land in `runs/benchmark/`.
 
-Without seeds they are 0, 1 and 2. seeds: `alignlab run` with each. betas: PPO and DPO at five betas each, from one SFT model and
-one reward model. hacking: a reward model of 200 pairs and PPO without KL: the proxy rises, gold falls.
+Without seeds they are 0, 1 and 2. seeds: `alignlab run` with each; of three or more, what notebook 08 shows goes to
+`data/three_seeds.json`. betas: PPO and DPO at five betas each, from one SFT model and one reward model. hacking: a reward model of
+200 pairs and PPO without KL: the proxy rises, gold falls.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,11 +15,13 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
+from alignlab.files import write_whole
 from alignlab.lab import report, view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.recipe import Recipe
 from alignlab.recipes import tiny
+from alignlab.records import data_folder
 from alignlab.runs import Run
 from alignlab.stages import METHODS
 
@@ -43,6 +47,15 @@ def seeds(of: Sequence[int]) -> None:
             if all(values):
                 print(f"  {name:11}{key:24}{_spread([value[0] for value in values])}")
     print(f"  alarms: {sum((c['alarms'] for c in comparisons), [])}")
+    if len(of) > 2:
+        write_whole(data_folder() / "three_seeds.json", json.dumps([_kept(comparison) for comparison in comparisons], indent=1) + "\n")
+
+
+def _kept(comparison: dict) -> dict:
+    """What notebook 08 shows of a full run."""
+    keys = ("kl", "gold", "win_rate", "gain_sd", "gold_efficiency", "optimiser_efficiency")
+    rows = {name: {key: row[key] for key in keys} for name, row in comparison["policies"].items() if name != "sft"}
+    return {"seed": comparison["seed"], "betas": comparison["betas"], "policies": rows}
 
 
 def betas(of: Sequence[int]) -> None:
