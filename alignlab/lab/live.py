@@ -220,8 +220,9 @@ class _Desk:
         histories = [training.history for training in self.trainings]
         if all(histories):
             words, width = self.dashboard.words(histories), self.dashboard.width
-            picture = {"image/png": self.dashboard.draw(histories), "text/plain": words}
-            display(picture, raw=True, metadata={"image/png": {"alt": words, "width": width}})
+            drawn = self.dashboard.draw(histories)
+            html = render("picture", picture=address(drawn), words=words, width=width)
+            display({**bundle(words, html), "image/png": drawn}, raw=True, metadata={"image/png": {"alt": words, "width": width}})
             display(bundle(*self._told()), raw=True)
         self.box.close()
 

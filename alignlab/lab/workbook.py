@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from alignlab import losses, recipes
 from alignlab.lab import progress, view
+from alignlab.lab.page import address, render
 from alignlab.models import best_device
 from alignlab.pipeline import Pipeline
 from alignlab.runs import Run
@@ -41,7 +42,13 @@ def _set_up_notebook() -> None:
     if shell is not None:
         formatters = shell.display_formatter.formatters
         formatters["image/png"].for_type(Figure, lambda figure: (view.png(figure, dpi=90), {"alt": told(figure)}))
+        formatters["text/html"].for_type(Figure, in_words)
         formatters["text/plain"].for_type(Figure, lambda figure, printer, cycle: printer.text(told(figure)))
+
+
+def in_words(figure: Figure) -> str:
+    """A figure as HTML: JupyterLab shows this before the picture alone, whose alt text it drops."""
+    return render("picture", picture=address(view.png(figure, dpi=90)), words=told(figure), width=round(90 * figure.get_figwidth()))
 
 
 def told(figure: Figure) -> str:

@@ -42,8 +42,11 @@ def execute(notebook: NotebookNode, place: Path, timeout: int = 1800) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times, which differ in each run
         for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}) and len(output["data"]) > 1:
-                del output["data"][WIDGET]  # without its state a widget is dead; its text and picture stay
+            shown = output.get("data", {})
+            if WIDGET in shown and len(shown) > 1:
+                del shown[WIDGET]  # without its state a widget is dead; its text and picture stay
+            if "image/png" in shown:
+                shown.pop("text/html", None)  # the same picture again, for JupyterLab
     notebook.metadata.pop("widgets", None)
 
 
