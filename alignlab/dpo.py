@@ -22,7 +22,7 @@ class Config:
     label_smoothing: float = 0.0  # in [0, 0.5); the share of labels expected to be wrong (cDPO)
     learning_rate: float = 1e-3  # of AdamW; works together with beta
     batch_size: int = 64  # pairs per step
-    micro_batch_size: int = 64  # pairs in memory at once; changes memory use, not the result
+    micro_batch_size: int = 32  # pairs in memory at once; changes memory use, not the result
     epochs: int = 2  # passes over the pairs
     max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
     seed: int = 0  # order of the pairs

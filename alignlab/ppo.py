@@ -32,7 +32,7 @@ class Config:
     lam: float = 1.0  # GAE's trade of bias (0) for variance (1)
     learning_rate: float = 3e-3  # of AdamW at its highest, for the policy; it falls to a tenth
     value_learning_rate: float = 1e-2  # the same for the value head
-    iterations: int = 24  # times the policy samples
+    iterations: int = 20  # times the policy samples
     batch_size: int = 384  # completions per iteration
     epochs: int = 2  # passes over them
     minibatch_size: int = 128  # completions per step

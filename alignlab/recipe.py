@@ -30,7 +30,7 @@ class Recipe:
     judge_prompts: list[Text]
     stages: dict[str, Any]  # the Config of each stage, by its name
     rank: int = 16  # of every adapter
-    samples: int = 768  # of the reference, to each of the judge's prompts
+    samples: int = 512  # of the reference, to each of the judge's prompts
     answers: int = 32  # of each policy, to each of the judge's prompts
     centring: int = 512  # completions by which scores are centred
     probe: int = 128  # completions by which a stage that samples none is watched while it trains

@@ -19,7 +19,7 @@ class Config:
 
     learning_rate: float = 5e-3  # of AdamW; too high forgets, too low learns nothing
     batch_size: int = 64  # demonstrations per step
-    micro_batch_size: int = 64  # demonstrations in memory at once; changes memory use, not the result
+    micro_batch_size: int = 32  # demonstrations in memory at once; changes memory use, not the result
     epochs: int = 4  # passes over the demonstrations
     max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
     seed: int = 0  # order of the demonstrations
