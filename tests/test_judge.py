@@ -81,7 +81,7 @@ def test_trained_policies_and_best_of_n_on_the_enumerated_plane_lie_below_its_ex
             beta = (low * high) ** 0.5
             best, reached, _ = exact.tilt(rewards, beta, ref)
             low, high = (beta, high) if reached > kl else (low, beta)
-        assert kl > 1e-3 and reward <= best + 1e-6, (name, kl, reward, best)
+        assert kl > 1e-5 and reward <= best + 1e-6, (name, kl, reward, best)
         assert start < reward or name in ("ppo", "dpo")  # which learn whole reviews, in few steps here: this sentence may get worse
 
 
