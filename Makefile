@@ -34,7 +34,7 @@ benchmark: $(READY)
 notebooks: $(READY)
 	$(BIN)/python -m alignlab.tools.classroom run
 
-# An nbgrader course: source/ with solutions, release/ with the students' copies.
+# An nbgrader course, with an assignment for each lab and one of all: source/ with solutions, release/ with the students' copies.
 assignments: $(READY)
 	$(BIN)/python -m alignlab.tools.classroom assignments course
 

@@ -106,7 +106,16 @@ def test_an_exercise_is_task_stub_check_and_discussion(path):
         assert check.metadata.nbgrader.points == checks.EXERCISES[name].points, name
         assert any(f'checks.choose("{name}", {name})' in cell.source for cell in notebook.cells[at:]), f"{name} is never used"
         assert len(ast.parse(stub.source).body) == 1, f"{name}: a stub that holds more than its function"
-        compile(classroom.with_solutions(stub.source, name), name, "exec")
+
+
+@each
+def test_a_text_to_be_graded_by_hand_is_told_from_an_exercise(path):
+    found = dict(classroom.by_hand(nbformat.read(path, 4)))
+    verdicts = ["verdict-a", "verdict-b", "verdict-c"] if path == PATHS[8] else []
+    assert list(found) == ["predictions", *verdicts]
+    for name, cell in found.items():
+        assert cell.cell_type == "markdown" and cell.source.endswith(f"\n\n{classroom.WRITE_HERE}")
+        assert cell.metadata.nbgrader.points == (2 if name == "predictions" else 5) and not cell.metadata.nbgrader.locked
 
 
 @each
@@ -123,14 +132,6 @@ def test_a_worked_solution_defines_one_function_and_is_right(path):
         assert "#" in cell.source and "alignlab" not in cell.source, f"{name}: code of its own, with a comment on its key line"
         exec(cell.source, scope)
         assert checks.passes(name, scope[function.name]), name
-
-
-def test_students_copies_lose_the_worked_solutions_alone():
-    notebook = nbformat.read(PATHS[3], 4)
-    before = list(notebook.cells)
-    classroom.drop_worked_solutions(notebook)
-    kept = [cell.id for cell in notebook.cells]
-    assert kept == [cell.id for cell in before if "_solution(" not in cell.source] and len(kept) < len(before)
 
 
 def test_the_guides_table_of_exercises_is_that_of_the_notebooks():
@@ -219,63 +220,7 @@ def test_the_packages_answers_get_full_points_and_are_chosen(place, monkeypatch)
     assert said == [f"{name}: yours runs from here on." for name, *_ in solved]
 
 
-# ---------------------------------------------------------------------------------------------- the classroom
-
-
-@pytest.fixture(scope="module")
-def course(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("course")
-    classroom.assignments(folder)
-    return folder
-
-
-@pytest.mark.slow
-def test_students_copies_hold_no_solution_and_no_output(course):
-    released = sorted((course / "release" / "alignlab").glob("*.ipynb"))
-    assert [path.stem for path in released] == NAMES
-    for path in released:
-        notebook = nbformat.read(path, 4)
-        for name, stub, _ in classroom.exercises(notebook):
-            assert "SOLUTION" not in stub.source and "import" not in stub.source and "raise NotImplementedError" in stub.source, name
-        assert not any(cell.get("outputs") or classroom.is_worked_solution(cell) for cell in notebook.cells)
-
-
-@pytest.mark.slow
-def test_grading_a_whole_notebook_gives_full_marks_for_answers_and_none_for_stubs(course, monkeypatch):
-    """06, every cell of it, training included."""
-    from nbgrader.api import Gradebook
-
-    monkeypatch.setenv("ALIGNLAB_FAST", "1")
-    kept = PATHS[6].name
-    for path in (course / "source" / "alignlab").glob("*.ipynb"):
-        if path.name != kept:
-            path.unlink()
-            (course / "release" / "alignlab" / path.name).unlink()
-    source = nbformat.read(course / "source" / "alignlab" / kept, 4)
-    shorten(source, kept)
-    nbformat.write(source, course / "source" / "alignlab" / kept)
-    classroom.nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
-    for student, answered in (("all", True), ("none", False)):
-        notebook = nbformat.read(course / "release" / "alignlab" / kept, 4)
-        if answered:
-            classroom.solve(notebook)
-        target = course / "submitted" / student / "alignlab" / kept
-        target.parent.mkdir(parents=True)
-        nbformat.write(notebook, target)
-    classroom.nbgrader(course, "autograde", "alignlab", "--create")
-    with Gradebook(f"sqlite:///{course}/gradebook.db") as book:
-        scores = {student: book.find_submission("alignlab", student).score for student in ("all", "none")}
-        most = book.find_assignment("alignlab").max_score
-    assert scores["all"] == most > scores["none"] == 0
-
-
-@pytest.mark.slow
-def test_the_written_config_gives_a_training_cell_the_time_it_needs(course):
-    from nbgrader.preprocessors import Execute
-    from traitlets.config import PyFileConfigLoader
-
-    config = PyFileConfigLoader("nbgrader_config.py", str(course)).load_config()
-    assert Execute(config=config).timeout >= 1800 > Execute().timeout
+# ---------------------------------------------------------------------------------------------- Colab
 
 
 def test_colab_badges_and_set_up_cells_take_the_repository_from_one_place(tmp_path, monkeypatch):
@@ -291,9 +236,3 @@ def test_colab_badges_and_set_up_cells_take_the_repository_from_one_place(tmp_pa
             assert f"git+https://github.com/{repository}" in notebook.cells[1].source
     with pytest.raises(ValueError, match="OWNER/NAME"):
         classroom.colab("alignlab")
-
-
-def test_the_guide_says_that_grading_runs_students_code_and_how_to_shield_the_machine():
-    guide = (Path(__file__).parent.parent / "docs/teaching.md").read_text(encoding="utf-8")
-    assert "Autograding runs your students' code" in guide
-    assert "--network none" in guide and "separate account" in guide

@@ -8,6 +8,7 @@ import inspect
 import linecache
 import math
 import traceback
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -22,9 +23,15 @@ LONGEST = 800  # characters shown of what a learner's function returns
 
 def check(name: str, function: Function) -> float:
     """Judge a learner's function for that exercise: prints the verdict, returns the points."""
-    exercise = EXERCISES[name]
+    return judge(EXERCISES[name], function)
+
+
+def judge(exercise: Exercise, function: Function) -> float:
+    """The same for an exercise with cases of its own."""
     try:
-        return _judge(exercise, function)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever a check cell writes to stderr, nbgrader takes for a failure
+            return _judge(exercise, function)
     except NotImplementedError:
         print("Not written yet. The cells below use the package's own function.")
     except Exception as error:  # whatever a learner's code may do
@@ -39,7 +46,7 @@ def passes(name: str, function: Function) -> bool:
 
 def _right_on(exercise: Exercise, function: Function, device: torch.device) -> bool:
     try:
-        right = all(_equal(function(*_fresh(case, device)), exercise.answer(*_fresh(case, device))) for case in exercise.cases)
+        right = all(_equal(function(*copied(case, device)), exercise.answer(*copied(case, device))) for case in exercise.cases)
         return right and not _loses_gradient(exercise, function)
     except Exception:
         return False
@@ -62,8 +69,8 @@ def choose(name: str, function: Function) -> Function:
 
 
 def _judge(exercise: Exercise, function: Function) -> float:
-    given = [function(*_fresh(case)) for case in exercise.cases]
-    wanted = [exercise.answer(*_fresh(case)) for case in exercise.cases]
+    given = [function(*copied(case)) for case in exercise.cases]
+    wanted = [exercise.answer(*copied(case)) for case in exercise.cases]
     if all(map(_equal, given, wanted)):
         if not _loses_gradient(exercise, function):
             print("Right.")
@@ -85,7 +92,7 @@ def _known(exercise: Exercise, given: list, wanted: list) -> str | None:
     ]
     for sentence, mistake in exercise.mistakes.items():
         try:
-            if all(_equal(got, mistake(*_fresh(case))) for got, case in zip(tensors, exercise.cases, strict=True)):
+            if all(_equal(got, mistake(*copied(case))) for got, case in zip(tensors, exercise.cases, strict=True)):
                 return sentence
         except Exception:  # a mistake need not work on every input
             continue
@@ -115,7 +122,7 @@ def _loses_gradient(exercise: Exercise, function: Function) -> bool:
     """Whether it is a loss whose number is right, yet from which nothing can be learned."""
     if not exercise.name.endswith("_loss"):
         return False
-    case = _fresh(exercise.cases[0])
+    case = copied(exercise.cases[0])
     tracked = [x.requires_grad_().clone() if isinstance(x, Tensor) and x.is_floating_point() else x for x in case]
     got = function(*tracked)
     return isinstance(got, Tensor) and not got.requires_grad
@@ -245,10 +252,10 @@ def _place(error: Exception, function: Function) -> str:
     return f"\n    in the line: {line}" if line else ""
 
 
-def _fresh(value, device: torch.device | str = "cpu"):
-    """Copies, so that a function that writes into its arguments spoils nothing."""
+def copied(value, device: torch.device | str = "cpu"):
+    """A copy, so that a function that writes into its arguments spoils nothing."""
     if isinstance(value, Tensor):
         return value.clone().to(device)
     if isinstance(value, tuple | list):
-        return type(value)(_fresh(each, device) for each in value)
+        return type(value)(copied(each, device) for each in value)
     return dict(value) if isinstance(value, dict) else value

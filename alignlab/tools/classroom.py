@@ -1,7 +1,7 @@
 """The notebooks as a course: run them, make students' copies, set the repository that Colab fetches from.
 
 python -m alignlab.tools.classroom run              outputs of one clean run, and each notebook's minutes     (make notebooks)
-python -m alignlab.tools.classroom assignments DIR  an nbgrader course with solutions and students' copies    (make assignments)
+python -m alignlab.tools.classroom assignments DIR  an nbgrader course: an assignment for each lab, and one of all  (make assignments)
 python -m alignlab.tools.classroom table            the table of exercises in docs/teaching.md
 python -m alignlab.tools.classroom colab REPO       Colab badges and set-up cells for github.com/REPO         (make colab REPO=...)
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -74,13 +74,27 @@ def exercises(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode, Noteb
     """Name, stub cell and check cell of each exercise."""
     by_id = {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
     for name, cell in by_id.items():
-        if cell.metadata.nbgrader.solution:
+        if cell.metadata.nbgrader.solution and not cell.metadata.nbgrader.grade:
             yield name, cell, by_id[f"{name}-check"]
+
+
+def by_hand(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode]]:
+    """Name and cell of each text that a person grades: the predictions, and in 08 the verdicts."""
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata and cell.metadata.nbgrader.solution and cell.metadata.nbgrader.grade:
+            yield cell.metadata.nbgrader.grade_id, cell
 
 
 def is_worked_solution(cell: NotebookNode) -> bool:
     """Whether it is a cell for those who study alone: a solution in real code, folded away."""
     return "solution" in cell.metadata.get("tags", [])
+
+
+def with_worked_solutions(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode, NotebookNode, NotebookNode]]:
+    """Name, stub cell, check cell and worked solution of each exercise."""
+    for name, stub, check in exercises(notebook):
+        (worked,) = (cell for cell in notebook.cells if is_worked_solution(cell) and f"def {name}_solution(" in cell.source)
+        yield name, stub, check, worked
 
 
 def drop_worked_solutions(notebook: NotebookNode) -> None:
@@ -94,42 +108,82 @@ def solve(notebook: NotebookNode) -> None:
         stub.source = checks.EXERCISES[name].source
 
 
-def with_solutions(stub: str, name: str) -> str:
-    """A stub whose body is the package's answer, between the marks by which nbgrader cuts solutions out."""
-    (function,) = (node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef))
-    arguments = ", ".join(argument.arg for argument in function.args.args)
-    answer = [f"{checks.EXERCISES[name].source} as answer", f"return answer({arguments})"]
-    lines = ["### BEGIN SOLUTION", *answer, "### END SOLUTION"]
-    return stub.replace("    raise NotImplementedError", "\n".join(f"    {line}" for line in lines))
+def with_solutions(stub: str, worked: str) -> str:
+    """A stub with the worked solution's code as its body, between the marks by which nbgrader cuts solutions out."""
+    *imports, function = ast.parse(worked).body
+    lines = worked.splitlines()
+    head = next(i for i in range(function.lineno - 1, len(lines)) if lines[i].rstrip().endswith(":"))
+    body = [re.sub(r"\b(\w+)_solution\(", r"\1(", line) for line in lines[head + 1 :]]  # earlier exercises, by the students' names
+    body = [*(f"    {ast.unparse(each)}" for each in imports), *body]
+    return stub.replace("    raise NotImplementedError", "\n".join(["    ### BEGIN SOLUTION", *body, "    ### END SOLUTION"]))
 
 
-NBGRADER_CONFIG = """c = get_config()
+HIDDEN = """
+### BEGIN HIDDEN TESTS
+from alignlab.tools import grading; grading.points("{name}", {name})
+### END HIDDEN TESTS"""
+WRITE_HERE = "*Write here.*"
+RUBRICS = {
+    "predictions": """2 points by the reasons, none for being right:
+1: every question has a guess, and what came out
+1: wherever the two differ, a reason that the notebook supports; if none differ, the reason of one guess""",
+    "verdict": """5 points by the rubric below, one for each line:
+1: a method, and a reason that fits the case
+1: a number of the student's own outputs, with its interval or its spread
+1: in which direction beta would change, and why
+1: what to watch besides the loss
+1: which result would change the verdict""",
+}
+
+
+def instructors(notebook: NotebookNode) -> None:
+    """Make it the instructor's copy: solutions in the stubs, a hidden test in each check, rubrics where students write.
+
+    Worked solutions leave their cells: nbgrader knows no cells that it should leave out.
+    """
+    for name, stub, check, worked in with_worked_solutions(notebook):
+        stub.source = with_solutions(stub.source, worked.source)
+        check.source += HIDDEN.format(name=name)
+    for name, cell in by_hand(notebook):
+        rubric = RUBRICS[name.split("-")[0]]
+        cell.source = cell.source.replace(WRITE_HERE, f"### BEGIN SOLUTION\n{rubric}\n### END SOLUTION")
+    drop_worked_solutions(notebook)
+    clear(notebook)
+
+
+ASSIGNMENTS = {  # name: the numbers with which its notebooks begin
+    "lab1": ("00", "01", "02"),
+    "lab2": ("03", "04"),
+    "lab3": ("05", "06"),
+    "lab4": ("07", "08", "09"),
+    "alignlab": tuple(f"{number:02d}" for number in range(10)),
+}
+NBGRADER_CONFIG = f"""c = get_config()
 c.CourseDirectory.course_id = "alignlab"
-c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
+c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError"}}
+c.ClearSolutions.text_stub = "{WRITE_HERE}"
 c.Execute.timeout = 1800  # seconds for one cell: some of them train
 """
 
 
-def assignments(course: Path) -> Path:
-    """Write an nbgrader course: `source/` with solutions, `release/` for students. Returns the release's folder.
-
-    Worked solutions are in neither: nbgrader knows no cells that it should leave out.
+def assignments(course: Path, names: Sequence[str] = tuple(ASSIGNMENTS)) -> Path:
+    """Write an nbgrader course: `source/` with solutions, `release/` for students, a folder for each assignment. Returns `release/`.
 
     Raises:
         UserError: nbgrader is not installed, or refuses.
     """
-    for path in notebooks():
-        notebook = nbformat.read(path, 4)
-        for name, stub, _ in exercises(notebook):
-            stub.source = with_solutions(stub.source, name)
-        drop_worked_solutions(notebook)
-        clear(notebook)
-        target = course / "source" / "alignlab" / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, target)
+    course.mkdir(parents=True, exist_ok=True)
     (course / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
-    nbgrader(course, "generate_assignment", "alignlab", "--create", "--force")
-    return course / "release" / "alignlab"
+    for name in names:
+        place = course / "source" / name
+        place.mkdir(parents=True, exist_ok=True)
+        for path in notebooks():
+            if path.name.startswith(ASSIGNMENTS[name]):
+                notebook = nbformat.read(path, 4)
+                instructors(notebook)
+                nbformat.write(notebook, place / path.name)
+        nbgrader(course, "generate_assignment", name, "--create", "--force")
+    return course / "release"
 
 
 def nbgrader(course: Path, *words: str) -> None:
