@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(
 run: $(READY)
 	$(BIN)/alignlab run
 
-test: $(READY) .venv-colab/.ready
+test: $(READY) .venv-colab/.ready .venv-site/.ready
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(READY)
