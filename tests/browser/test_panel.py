@@ -95,7 +95,7 @@ def test_the_panels_are_on_one_screen(notebook, theme):
     book.theme(theme)
     book.run_all()
     later = r": step ([2-9]|\d\d+) of"
-    for name, cell, told in (("run", 3, f"PPO{later}"), ("compare", 4, f"beta 1{later}"), ("replay", 5, "step 6 of 6")):
+    for name, cell, told in (("run", 3, f"PPO{later}"), ("compare", 4, f"beta 1{later}"), ("replay", 5, "step 5 of 5")):
         book.wait_text(cell, told, 120)
         for size, (width, height) in SIZES.items():
             book.page.set_viewport_size({"width": width, "height": height})
