@@ -221,7 +221,7 @@ def gold_parts(prompt: str, completion: str, stopped: bool = True) -> dict[str, 
     well_formed = sum(kind is not None for kind in kinds) / max(len(kinds), 1)
     ended = stopped and completion.rstrip().endswith(".")
     return {
-        "subject": (_names(completion, request.genre, GENRES) + _names(completion, request.topic, TOPICS)) / 2,
+        "subject": (_names(completion.lower(), request.genre, _GENRES) + _names(completion.lower(), request.topic, _TOPICS)) / 2,
         "concreteness": min(len(things) / 4, 1.0),
         "praise": (good - bad) / (good + bad + 2),
         "brevity": min(max((40 - len(words)) / 20, -1.0), 1.0),
@@ -229,10 +229,12 @@ def gold_parts(prompt: str, completion: str, stopped: bool = True) -> dict[str, 
     }
 
 
-def _names(text: str, asked: str, choices: Sequence[str]) -> int:
-    """1 if the text names the one asked for and none of the others, else -1."""
-    named = {choice for choice in choices if re.search(rf"\b{choice}\b", text.lower())}
-    return 1 if named == {asked} else -1
+_GENRES, _TOPICS = (re.compile(rf"\b(?:{'|'.join(choices)})\b") for choices in (GENRES, TOPICS))
+
+
+def _names(text: str, asked: str, choices: re.Pattern) -> int:
+    """1 if the text, in lower case, names the one asked for and none of the others, else -1."""
+    return 1 if set(choices.findall(text)) == {asked} else -1
 
 
 def _moods(sentences: list[str]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The best answers that are found, for the data sheet: `python -m alignlab.tools.extremes RUN`, after `alignlab run --out RUN`.
 
 Two lists, each of the 50 highest in gold among 100,000 samples: of the SFT model; and of two policies driven without KL against a
-judge that learned from few pairs. They show whether the gold reward can be fooled. About 10 minutes on 2 cores.
+judge that learned from few pairs. They show whether the gold reward can be fooled. More than 10 minutes on 2 cores.
 """
 
 import re
