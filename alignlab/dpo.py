@@ -20,10 +20,10 @@ class Config:
 
     beta: float = 0.5  # > 0; the price of KL (see the head of losses.py)
     label_smoothing: float = 0.0  # in [0, 0.5); the share of labels expected to be wrong (cDPO)
-    learning_rate: float = 1e-3  # of AdamW; works together with beta
+    learning_rate: float = 1.5e-3  # of AdamW; works together with beta
     batch_size: int = 64  # pairs per step
     micro_batch_size: int = 32  # pairs in memory at once; changes memory use, not the result
-    epochs: int = 2  # passes over the pairs
+    epochs: int = 1  # passes over the pairs
     max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
     seed: int = 0  # order of the pairs
 

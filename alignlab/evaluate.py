@@ -254,7 +254,7 @@ def pair_margins(
     reward_model: RewardModel,
     pairs: Sequence[dict],
     max_length: int,
-    rows: int = 128,
+    rows: int = 32,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """score(chosen) - score(rejected) of each pair: (pairs,). `watch` is called with how many pairs are done, of how many."""

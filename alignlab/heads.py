@@ -35,8 +35,8 @@ class RewardModel:
         return self.head(hidden[rows, losses.last_token(batch.attention)].float()).squeeze(-1)
 
     @torch.no_grad()
-    def score_all(self, batch: Batch, rows: int = 512) -> Tensor:
-        """`scores` without gradient, in parts."""
+    def score_all(self, batch: Batch, rows: int = 64) -> Tensor:
+        """`scores` without gradient, in parts that stay near the processor."""
         return torch.cat([self.scores(batch.rows(slice(i, i + rows))) for i in range(0, len(batch), rows)])
 
     def save(self, folder: Path) -> None:

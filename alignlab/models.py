@@ -15,7 +15,7 @@ from alignlab.heads import RewardModel, ValueHead
 from alignlab.loading import read_model
 from alignlab.probe import probe
 
-SCORING_ELEMENTS = 2**22  # logits held at once without gradient: 16 MB in float32, which also stays near the processor
+SCORING_ELEMENTS = 2**21  # logits held at once without gradient: 8 MB in float32, so that a pass stays near the processor
 GPU_SCORING_ELEMENTS = 2**27  # the same on an NVIDIA GPU, which has room for more: 512 MB
 SCORING_ROWS = 4  # at least so many rows at once, however many words the model knows: one alone leaves the machine idle
 

@@ -30,13 +30,13 @@ class Config:
     value_clip: float | None = None  # the same for values, in reward units, or None
     gamma: float = 1.0  # discount
     lam: float = 1.0  # GAE's trade of bias (0) for variance (1)
-    learning_rate: float = 3e-3  # of AdamW at its highest, for the policy; it falls to a tenth
+    learning_rate: float = 2e-3  # of AdamW at its highest, for the policy; it falls to a tenth
     value_learning_rate: float = 1e-2  # the same for the value head
-    iterations: int = 20  # times the policy samples
+    iterations: int = 12  # times the policy samples
     batch_size: int = 384  # completions per iteration
     epochs: int = 2  # passes over them
     minibatch_size: int = 128  # completions per step
-    micro_batch_size: int | None = None  # completions in memory at once while learning; None for a whole minibatch; no effect on the result
+    micro_batch_size: int | None = 32  # completions in memory at once while learning; None for a whole minibatch; no effect on the result
     stop_kl: float | None = None  # end an iteration's epochs once the policy is this far from the one that sampled, nats per token; or None
     missing_eos_score: float = -3.0  # the score of a completion that did not end by itself, in the units of the (centred) score
     max_new_tokens: int = 48  # of sampling

@@ -46,18 +46,32 @@ def tiny(fast: bool = False) -> Recipe:
     )  # fmt: skip
     if fast:
         recipe.samples, recipe.answers, recipe.pair_limit, recipe.test_limit, recipe.probe = 128, 16, 800, 640, 48
-        recipe.stages["ppo"].iterations //= 4
+        recipe.stages["reward"].epochs = recipe.stages["dpo"].epochs = 2
+        recipe.stages["ppo"].iterations = 5
     return recipe
 
 
 def lesson(fast: bool = False) -> Recipe:
-    """`tiny` as the notebooks run it: smaller, so that every cell takes seconds or a few minutes. `fast` is the tests' setting."""
+    """`tiny` as the notebooks run it: fewer pairs, read more often, so that every cell takes seconds or a few minutes.
+
+    `fast` is the tests' setting.
+    """
     recipe = tiny()
     recipe.pair_limit, recipe.samples, recipe.answers = (300, 128, 8) if fast else (3000, 768, 16)
     recipe.stages["sft"].epochs = 1 if fast else 4
-    recipe.stages["dpo"].epochs = 1 if fast else 4
+    recipe.stages["reward"] = reward.Config(epochs=2, learning_rate=3e-3)
+    recipe.stages["dpo"] = dpo.Config(epochs=1 if fast else 4, learning_rate=1e-3)
     batch, minibatch, iterations = (64, 64, 2) if fast else (256, 128, 24)
-    recipe.stages["ppo"] = ppo.Config(batch_size=batch, minibatch_size=minibatch, iterations=iterations)
+    recipe.stages["ppo"] = ppo.Config(batch_size=batch, minibatch_size=minibatch, iterations=iterations, learning_rate=3e-3)
+    return recipe
+
+
+def gamed() -> Recipe:
+    """`tiny` with a judge that learned from 200 pairs and PPO without KL, as in notebook 06; too few samples for a curve."""
+    recipe = tiny()
+    recipe.pair_limit, recipe.samples = 200, 64
+    recipe.stages["reward"] = reward.Config(batch_size=32, epochs=8, learning_rate=3e-3)
+    recipe.stages["ppo"] = ppo.Config(beta=0.0, batch_size=128, minibatch_size=64, iterations=40, epochs=4, learning_rate=4.5e-3)
     return recipe
 
 

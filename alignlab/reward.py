@@ -17,10 +17,10 @@ from alignlab.stage import EVERY_STEP, LEARNING_RATE, Given, Panel, Stage
 class Config:
     """The learning rate is read at each step, so a change takes effect at the next one; the rest is read at the start."""
 
-    learning_rate: float = 3e-3  # of AdamW
+    learning_rate: float = 6e-3  # of AdamW
     batch_size: int = 64  # pairs per step
     micro_batch_size: int = 32  # pairs in memory at once; changes memory use, not the result
-    epochs: int = 2  # passes over the pairs; beyond the first few a reward model overfits
+    epochs: int = 1  # passes over the pairs; beyond the first few a reward model overfits
     max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
     seed: int = 0  # order of the pairs
 

@@ -44,7 +44,7 @@ def main(fast: bool) -> None:
     ).scores.mean()
 
     # PPO, from the reference, on the scores; beta is the price of a nat of KL. Gold is reported and never learned from.
-    policy, config = reference.policy("ppo"), ppo.Config(beta=0.38, iterations=2 if fast else 20)
+    policy, config = reference.policy("ppo"), ppo.Config(beta=0.38, iterations=2 if fast else 12)
     steps = ppo.train(
         policy, reference.value_head(), lambda samples: reward_model.score_all(samples.batch) - centre, prompts, config, judge=gold
     )

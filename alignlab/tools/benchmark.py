@@ -20,7 +20,7 @@ from alignlab.lab import report, view
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.recipe import Recipe
-from alignlab.recipes import tiny
+from alignlab.recipes import gamed, tiny
 from alignlab.records import data_folder
 from alignlab.runs import Run
 from alignlab.stages import METHODS
@@ -81,14 +81,11 @@ def betas(of: Sequence[int]) -> None:
 def hacking(of: Sequence[int]) -> None:
     """Reward hacking on purpose: held-out gold and the reward model's score along a PPO run with beta 0."""
     for seed in of:
-        recipe = tiny()
-        recipe.pair_limit, recipe.stages["reward"].epochs, recipe.samples = 200, 8, 64  # no curve is drawn here
-        recipe.stages["ppo"] = replace(recipe.stages["ppo"], beta=0.0, iterations=60, seed=seed)
-        pipeline = _pipeline(PLACE / f"hacking{seed}", recipe, seed)
+        pipeline = _pipeline(PLACE / f"hacking{seed}", gamed(), seed)
         policy, steps = _begun(pipeline, "ppo")
         course = []
         for metrics in _whole(steps, f"seed {seed}"):
-            if metrics["step"] % 3 == 2:
+            if metrics["step"] % 2:
                 answers = pipeline.answers(policy)
                 seen = {key: getattr(answers, key).double().mean(-1).tolist() for key in ("gold", "scores", "kl")}
                 course.append({"step": metrics["step"], **seen})

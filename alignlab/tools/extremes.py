@@ -6,7 +6,6 @@ judge that learned from few pairs. They show whether the gold reward can be fool
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +13,11 @@ import torch
 from alignlab import ppo, reward
 from alignlab.models import Base, Policy, load
 from alignlab.pipeline import centred
-from alignlab.recipes import tiny, world_gold
+from alignlab.recipes import gamed, tiny, world_gold
 from alignlab.records import data_folder, read_preferences, read_prompts
 from alignlab.rollout import sample
 
-SAMPLES, KEPT, PAIRS, ITERATIONS = 100_000, 50, 200, 48
+SAMPLES, KEPT = 100_000, 50
 SHEET = "README.md"
 Found = tuple[float, str, str]  # gold, prompt, answer
 
@@ -37,16 +36,15 @@ def best(policy: Policy, samples: int, kept: int = KEPT, seed: int = 0, rows: in
 
 def driven(reference: Base, seed: int) -> Policy:
     """A policy after PPO without KL against a reward model of few pairs."""
-    recipe = tiny()
+    recipe = gamed()
     recipe.set_seed(seed)
-    pairs = read_preferences(data_folder() / "preferences.jsonl")[seed * PAIRS : (seed + 1) * PAIRS]
+    pairs = read_preferences(data_folder() / "preferences.jsonl")[seed::20][: recipe.pair_limit]
     judge = reference.reward_model(f"weak{seed}", recipe.rank, seed)
-    for _ in reward.train(judge, pairs, replace(recipe.stages["reward"], epochs=8)):
+    for _ in reward.train(judge, pairs, recipe.stages["reward"]):
         pass
     policy = reference.policy(f"driven{seed}", recipe.rank, seed)
     score = centred(recipe, judge, Policy(reference, None, reference), seed)
-    config = replace(recipe.stages["ppo"], beta=0.0, iterations=ITERATIONS)
-    for _ in ppo.train(policy, reference.value_head(), score, recipe.prompts, config):
+    for _ in ppo.train(policy, reference.value_head(), score, recipe.prompts, recipe.stages["ppo"]):
         pass
     return policy
 
