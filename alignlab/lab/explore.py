@@ -84,7 +84,7 @@ def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
     left.barh([i - 0.2 for i in y], [optimum[i] for i in likely], height=0.38, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label=label)
     left.set_yticks(y, [as_it_stands(f"{' '.join(numbers['fillings'][i])}  ({rewards[i]:+z.1f})") for i in likely], fontsize=9)
     left.margins(y=0.02)
-    label_axes(left, f'"{BLANKS} __ __."', f"probability ({told} of {len(rewards)}; reward in brackets)", "")
+    label_axes(left, f'"{BLANKS} __ __."', f"probability of {told}", "filling (reward)")
     legend(left, "best")
     right.plot(*zip(*numbers["frontier"], strict=True), color=INK, lw=2.2, label="frontier: no policy can do better")
     right.plot([0], [numbers["start"]], color=COLOURS["sft"], marker="s", ms=9, ls="none", label="reference")
@@ -99,14 +99,14 @@ def tilted_optimum_figure(numbers: dict, beta: float) -> Figure:
 
 
 def _chosen(reference: Sequence[float], optimum: Sequence[float], rewards: Sequence[float]) -> tuple[list[int], str]:
-    """Which fillings have a bar, the best on top, and what they are: the likeliest or, where many share a reward, one for each reward."""
+    """Which fillings have a bar, the best on top, and what they are: the likeliest or, where many share a reward, one of each."""
     levels = sorted(set(rewards))
     if len(levels) < len(rewards) / SHOWN:
         return [
             max((i for i, r in enumerate(rewards) if r == level), key=lambda i: reference[i]) for level in levels
-        ], "one for each reward"
+        ], "the likeliest filling of each reward"
     likely = sorted(range(len(rewards)), key=lambda i: -max(reference[i], optimum[i]))[:SHOWN]
-    return sorted(likely, key=lambda i: (rewards[i], reference[i])), f"the {len(likely)} likeliest"
+    return sorted(likely, key=lambda i: (rewards[i], reference[i])), f"the {len(likely)} likeliest fillings"
 
 
 def tilted_optimum_words(numbers: dict, beta: float) -> Words:
@@ -124,8 +124,8 @@ def tilted_optimum_words(numbers: dict, beta: float) -> Words:
         "against KL, and the point of this beta on it.",
         look,
         f"beta {beta:.3g}: reward {numbers['reward']:z.3f} (reference {numbers['start']:z.3f}), KL {numbers['kl']:z.3f} nats, "
-        f'effective fillings {numbers["size"]:z.1f} of {len(numbers["rewards"])}; likeliest: "{" ".join(numbers["fillings"][best])}", '
-        f"{numbers['reference'][best]:.1%} to {numbers['optimum'][best]:.1%}",
+        f'as spread out as {numbers["size"]:.0f} equally likely fillings, of {len(numbers["rewards"])}; '
+        f'likeliest: "{" ".join(numbers["fillings"][best])}", {numbers["optimum"][best]:.1%} (reference {numbers["reference"][best]:.1%})',
     )
 
 

@@ -103,7 +103,7 @@ def clipped_objective() -> Explorer:
 
 TOKENS = ["The", " plot", " truly", " shines", ",", " never", " dull", "."]
 LOG_RATIOS = [0.1, -0.2, 0.9, 1.2, -0.1, 0.8, -0.3, 0.2]  # log pi/pi_ref of each token, nats
-VALUES = [0.5, 0.5, 0.4, 1.0, 1.7, 1.5, 1.1, 1.8]  # a value curve drawn by hand: of the state before each token
+VALUES = [0.5, 0.5, 0.4, 1.0, 1.7, 1.5, 1.1, 1.8]  # made up: of the state before each token
 SCORE = 2.0  # the reward model's, for the whole answer
 
 
@@ -147,7 +147,7 @@ def gae_on_an_episode_figure(numbers: dict, lam: float, gamma: float, beta: floa
     top.bar(
         x, numbers["rewards"], width=0.5, color=SKY, edgecolor=INK, hatch="//", lw=0.6, label="reward: -beta x log-ratio, score at the end"
     )
-    top.plot(x, numbers["values"], color=VERMILION, ls="--", marker="D", label="value before the token (drawn by hand)")
+    top.plot(x, numbers["values"], color=VERMILION, ls="--", marker="D", label="value before the token (made up)")
     bottom.plot(x, numbers["td"], color=BLUE, ls=":", marker="s", label="lambda 0: one step of surprise")
     bottom.plot(x, numbers["monte_carlo"], color=GREEN, ls="--", marker="^", label="lambda 1: return less value")
     bottom.plot(x, numbers["advantages"], color=INK, marker="o", lw=2.2, label=f"lambda {lam:z.2f}, yours")

@@ -76,7 +76,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
             label = "from its estimate to its upper bound"
             axes.fill_between(kls, bound, estimate, color=YELLOW, alpha=0.5, lw=0, zorder=1, label=label)
     if reach := _within(curves.get("reach", []), limit) if known else []:
-        label = "reward model's reach: the best against this judge"
+        label = "reward model's reach: its score maximised"
         axes.plot(*_columns(reach), color=PURPLE, lw=1.8, ls=(0, (6, 2)), zorder=3, label=label)
     if best := [point for point in curves.get("best_of_n", []) if point[0] <= limit]:
         label = "best of n by the reward model, without training"
