@@ -34,7 +34,7 @@ STILL = 200  # of the picture that stays in the notebook
 
 COMPARED = {
     "gold": "Gold reward, not seen", "kl": "KL to the reference, nats", "reward": "Reward model's score",
-    "accuracy": "Preference accuracy", "length": "Tokens per completion", "entropy": "Entropy, nats per token", "loss": "Loss",
+    "accuracy": "Preference accuracy", "length": "Tokens per answer", "entropy": "Entropy, nats per token", "loss": "Loss",
 }  # fmt: skip
 PATHS = "Gold against KL, nats: the path of each"
 
@@ -62,6 +62,8 @@ class Dashboard:
         self.axes: list[Axes] = []
         self.lines: list[tuple[tuple[Line2D, Line2D], Axes, int, str]] = []  # a curve (faint and smooth), where, of which training, of what
         self.plane: tuple[Axes, list[Line2D]] | None = None  # of two trainings
+        self.ends: list[Line2D] = []  # where each path in the plane has come to, a larger marker
+        self.share = False  # whether the curves are drawn over the share that is done
         self.notes: list[tuple[Text, list[Axes]]] = []  # what stands in a panel as long as it has no curve, and its axes
         self.band: PolyCollection | None = None
         self.marked: set[tuple[int, int, str]] = set()
@@ -129,7 +131,8 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------ drawing
 
     def _filled(self, histories: Sequence[Sequence[dict]]) -> Figure:
-        if self.figure is None or (len(histories) > 1 and self.known != self._known(histories)):
+        new = len(histories) > 1 and (self.known, self.share) != (self._known(histories), self._as_share(histories))
+        if self.figure is None or new:
             self.figure = self._lay_out(histories)
         self._fill(histories)
         return self.figure
@@ -139,15 +142,15 @@ class Dashboard:
         return history[0]["stage"] if history else self.kinds[run]
 
     def _lay_out(self, histories: Sequence[Sequence[dict]]) -> Figure:
-        two, share, self.known = len(histories) > 1, self._as_share(histories), self._known(histories)
+        two, self.share, self.known = len(histories) > 1, self._as_share(histories), self._known(histories)
         self.panels = self._compared() if two else list(stages()[self._kind(histories[0], 0)].panels)
         colours = self._colours(histories)
         rows = -(-(len(self.panels) + two) // COLUMNS)
         figure, grid = _grid(rows)
         self.lines, self.notes, self.marked, self.band = [], [], set(), None
         for axes, panel in zip(grid, self.panels, strict=False):
-            _prepare(axes, panel.title, "share of the training" if share else "step")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=not share))
+            _prepare(axes, panel.title, "share of the training" if self.share else "step")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=not self.share))
             sides = [(axes, panel.left)] + ([(axes.twinx(), panel.right)] if panel.right else [])
             for side, (where, curves) in enumerate(sides):
                 for order, (key, label) in enumerate(curves):
@@ -174,6 +177,7 @@ class Dashboard:
             axes.plot([], [], color=colours[run], ls=DASHES[run], marker="os"[run], ms=3, lw=1.2, label=_legible(name))[0]
             for run, name in enumerate(self.names)
         ]
+        self.ends = [axes.plot([], [], color=path.get_color(), ls="", marker=path.get_marker(), ms=6, clip_on=False)[0] for path in paths]
         _legend(axes, paths)
         self._note(figure, axes, [axes])
         return axes, paths
@@ -210,15 +214,17 @@ class Dashboard:
         return colours_of([self._kind(history, run) for run, history in enumerate(histories)])
 
     def _fill(self, histories: Sequence[Sequence[dict]]) -> None:
-        share = self._as_share(histories)
+        share = self.share
         for (faint, line), _, run, key in self.lines:
             x, y = _points(histories[run], key, share)
             faint.set_data((x, y) if len(x) > MANY else ([], []))
             line.set_data(x, smooth(y) if len(x) > MANY else y)
             line.set_marker("." if len(x) < 20 else "")
         if self.plane is not None:
-            for path, history in zip(self.plane[1], histories, strict=True):
-                path.set_data(*(zip(*_path(history), strict=True) if _path(history) else ([], [])))
+            for path, end, history in zip(self.plane[1], self.ends, histories, strict=True):
+                places = _path(history)
+                path.set_data([kl for kl, _ in places], [gold for _, gold in places])
+                end.set_data([kl for kl, _ in places[-1:]], [gold for _, gold in places[-1:]])
         for words, sides in self.notes:
             told = [any(numpy.size(line.get_xdata()) for line in self._curves_in([where])) for where in sides]
             words.set_text("not measured so far" if any(histories) else "comes with the first step")

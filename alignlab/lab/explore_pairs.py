@@ -17,10 +17,10 @@ from alignlab.world import Annotator
 
 
 def preference_sigmoid_numbers(difference: float, temperature: float, flip: float) -> dict:
-    """P(chosen beats rejected) of an annotator, over score differences -6 to 6.
+    """P(A preferred) of an annotator who compares A with B, over score differences -6 to 6.
 
     Args:
-        difference: score(chosen) - score(rejected), in reward units.
+        difference: score(A) - score(B), in reward units.
         temperature: > 0, reward units; higher is less sure of small differences.
         flip: share of labels flipped whatever the difference, 0 to 0.5.
 
@@ -53,7 +53,7 @@ def preference_sigmoid_figure(numbers: dict, difference: float, temperature: flo
     axes.plot([difference, difference], [0, numbers["probability"]], color=FAINT, lw=1)
     mark(axes, difference, numbers["probability"])
     axes.set_ylim(0, 1)
-    label_axes(axes, "Only the difference of scores counts", "score(chosen) - score(rejected)", "P(chosen beats rejected)")
+    label_axes(axes, "Only the difference of scores counts", "score(A) - score(B)", "P(A preferred)")
     legend(axes, "lower right")
     return figure
 
@@ -61,7 +61,7 @@ def preference_sigmoid_figure(numbers: dict, difference: float, temperature: flo
 def preference_sigmoid_words(numbers: dict, difference: float, temperature: float, flip: float) -> Words:
     """What to look for, by what most bends the curve."""
     if flip >= 0.01:
-        look = f"the ends: they stop at {flip:.0%} and {1 - flip:.0%}. No difference, however large, makes a label surer than that."
+        look = f"the ends: they approach {flip:.0%} and {1 - flip:.0%}. No difference, however large, makes a label surer than that."
     elif temperature > 1.3:
         look = (
             f"the middle: it is flat. Each {temperature:.2g} points of difference multiply the odds by e, so near scores are almost a coin."
@@ -71,10 +71,9 @@ def preference_sigmoid_words(numbers: dict, difference: float, temperature: floa
     else:
         look = "difference 0, where the label is a coin; from there each point multiplies the odds by e, about 2.7."
     return Words(
-        "The chance that the chosen answer beats the rejected one rises with the difference of their scores in the shape of an S.",
+        "The chance that A is preferred to B rises with the difference of their scores in the shape of an S.",
         look,
-        f"difference {difference:z.2f}: P = {numbers['probability']:.1%}, loss -log P = {numbers['loss']:z.3f} nats, "
-        f"difference that a reward model would learn = {numbers['fitted']:z.2f} log-odds",
+        f"difference {difference:z.2f}: P(A preferred) = {numbers['probability']:.1%}",
     )
 
 

@@ -80,7 +80,7 @@ PRIOR = 2.0  # standard deviation of a weight before any label was seen, in log-
 
 @dataclass(frozen=True)
 class Taste:
-    """Which parts decided labels: for each the log-odds that its usual difference adds, by Bradley-Terry, with a 95% interval."""
+    """Which parts decided labels: for each the log-odds that its typical difference adds, by Bradley-Terry, with a 95% interval."""
 
     labels: int
     weights: dict[str, tuple[float, float, float]]  # part -> value, low, high
@@ -143,7 +143,7 @@ def taste_figure(tastes: dict[str, Taste]) -> Figure:
             axes.errorbar(value, y, xerr=[[value - low], [high - value]], color=colour, marker=marker, capsize=3, ms=7, ls="", label=label)
     axes.axvline(0, color=INK, lw=1)
     axes.set_yticks(range(len(world.WEIGHTS)), list(world.WEIGHTS))
-    axes.set(ylim=(len(world.WEIGHTS) - 0.5, -0.5), xlabel="what its usual difference adds to the log-odds of being chosen")
+    axes.set(ylim=(len(world.WEIGHTS) - 0.5, -0.5), xlabel="what a typical difference adds to the log-odds of being chosen")
     if shown:
         axes.legend(frameon=False, loc="best")
     plain_axes(axes)
