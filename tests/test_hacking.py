@@ -74,19 +74,20 @@ def test_the_parts_of_gold_add_up(diaries):
     assert "not known" in repr(hacking.parts({"start": 0}, other))
 
 
-def test_a_run_is_found_where_it_first_reaches_a_distance():
+def test_gold_is_read_where_a_run_first_reaches_a_distance():
     run = course([1.0, 2.0, 0.0])
-    assert hacking.at_kl(run, 0.5) is run[1] and hacking.at_kl(run, 3.0) is run[2] and hacking.at_kl(run, 9.0) is None
+    assert hacking.at_kl(run, 0.5) == 1.5 and hacking.at_kl(run, 3.0) == 0.0 and hacking.at_kl(run, 9.0) is None
+    assert hacking.at_kl(run, 2.0) == 1.0 and hacking.at_kl(run, 0.0) == 1.0
 
 
 def test_the_figure_marks_the_peak_that_the_exercise_finds(diaries):
-    golds = [0.0, 2.0, 1.0, 0.5, -1.0]
+    golds = [0.0, 2.0, 2.5, 0.5, -2.0]
     run = course(golds, range(5))
     for diary in diaries:
         diary(completions(LATE)), diary(completions(LATE))
-    figure = courses.proxy_and_gold(run, *diaries, window=2)
-    turn = answers.overoptimised_from(torch.arange(5.0), torch.tensor(golds), 1.0, 2)
-    assert f"in iteration {turn + 1} " in figure.get_label() and "Gold's gain peaks at" in figure.get_label()
+    figure = courses.proxy_and_gold(run, *diaries, window=3)
+    turn = answers.overoptimised_from(torch.arange(5.0), torch.tensor(golds), 1.0, 3)
+    assert turn == 2 and f"in iteration {turn + 1} " in figure.get_label() and "Gold's gain peaks at" in figure.get_label()
 
 
 def test_every_figure_says_what_it_shows(diaries):

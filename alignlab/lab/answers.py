@@ -143,13 +143,13 @@ def estimator_errors(logps: Tensor, ref_logps: Tensor) -> tuple[Tensor, Tensor]:
 def overoptimised_from(proxy: Tensor, gold: Tensor, fall: float, window: int) -> int | None:
     """The iteration from which a policy gets better only in its judge's eyes, or None: (N,), (N,), a number, an integer -> an integer.
 
-    Both curves are first smoothed: each point becomes the mean of the last `window` iterations. Then gold must end at least `fall`
-    below its peak, and the proxy must end above its value at that peak.
+    Both curves are first smoothed: each point becomes the mean of `window` neighbouring iterations and stands for the middle one. Then
+    gold must end at least `fall` below its peak, and the proxy must end above its value at that peak.
     """
     proxy, gold = (curve.unfold(0, window, 1).mean(-1) for curve in (proxy, gold))
     peak = int(gold.argmax())
     fooled = gold[peak] - gold[-1] >= fall and proxy[-1] > proxy[peak]
-    return peak + window - 1 if fooled else None
+    return peak + window // 2 if fooled else None
 
 
 def implicit_reward(logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> Tensor:

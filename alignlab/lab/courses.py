@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from alignlab.lab.explore_tokens import KINDS
 from alignlab.lab.hacking import Diary, gains, smoothed
 from alignlab.lab.view import COLOURS, FAINT, INK, PURPLE, VERMILION, beside, plain_axes
 
@@ -52,7 +53,7 @@ def proxy_and_gold(course: Course, proxy: Diary, gold: Diary, window: int) -> Fi
     Args:
         course: the run's metrics, which tell `reward` (the proxy), `gold` and `kl`.
         proxy, gold: what was scored in it, a page an iteration; the spread of the first page's scores is the unit.
-        window: iterations of the moving average by which the peak is found.
+        window: iterations of the moving average by which the peak is found; it is marked at the middle of the highest window.
     """
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
@@ -65,11 +66,10 @@ def proxy_and_gold(course: Course, proxy: Diary, gold: Diary, window: int) -> Fi
         left.fill_between(steps, gain - 2 * error, gain + 2 * error, color=colour, alpha=0.15, lw=0)
         ends[key] = smoothed(gain, window)
     peak, end = ends["gold"].max().item(), ends["gold"][-1].item()
-    at = steps[int(ends["gold"].argmax()) + len(steps) - len(ends["gold"])]
-    left.axvline(at, color=FAINT, lw=1.2, zorder=0)
+    at = steps[int(ends["gold"].argmax()) + min(window, len(steps)) // 2]  # the middle of the window
+    left.axvline(at, color=FAINT, lw=1.2, zorder=0, label=f"gold's peak, iteration {at}")
     left.plot([at, steps[-1]], [peak, peak], color=FAINT, lw=1.2, zorder=0)
     left.annotate("", (steps[-1], end), (steps[-1], peak), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 0})
-    beside(left, f"gold's peak, iteration {at}", (at, peak), (4, 6), fontsize=8, color=INK)
     left.legend(frameon=False, fontsize=8)
     _finish(left, "Gain since the start, in standard deviations of the SFT model's answers", "iteration")
     right.plot(steps, [m["kl"] for m in course], color=INK, marker="o", ms=3.5, lw=1.2)
@@ -82,25 +82,30 @@ def proxy_and_gold(course: Course, proxy: Diary, gold: Diary, window: int) -> Fi
     return figure
 
 
-def gold_against_kl(runs: dict[str, Course], spread: float) -> Figure:
+def gold_against_kl(runs: dict[str, Course], spread: float, near: float = 12.0) -> Figure:
     """The path of each run on the plane of gold against KL, so that runs can be compared where their KL is equal.
 
     Args:
         runs: the metrics of each run, by its name.
         spread: standard deviation of the gold of the SFT model's answers, the unit of the gain.
+        near: the right panel enlarges the paths up to this KL, nats.
     """
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    told = []
+    whole, start = figure.subplots(1, 2)
+    told, heights = [], [0.0]
     for (name, course), (colour, dash, marker) in zip(runs.items(), STYLES, strict=False):
         kl, gain = [m["kl"] for m in course], [(m["gold"] - course[0]["gold"]) / spread for m in course]
-        axes.plot(kl, gain, color=colour, ls=dash, marker=marker, ms=4, lw=1.2, label=name)
+        heights += [high for far, high in zip(kl, gain, strict=True) if far <= near]
+        for axes in (whole, start):
+            axes.plot(kl, gain, color=colour, ls=dash, marker=marker, ms=4, lw=1.2, label=name)
         told.append(f"{name} ends at KL {kl[-1]:.1f}, gain {gain[-1]:.2f}")
-    axes.legend(frameon=False, fontsize=8)
-    axes.set_ylabel("gain in gold, standard deviations", fontsize=9)
-    axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))  # room where the runs are close
-    axes.set_xlim(left=0)
-    _finish(axes, "Gold where the KL is equal: read upwards", "KL to the SFT model, nats per completion (square-root scale)")
+    whole.legend(frameon=False, fontsize=8)
+    whole.set_ylabel("gain in gold, standard deviations", fontsize=9)
+    whole.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))  # room where the runs are close
+    whole.set_xlim(left=0)
+    start.set(xlim=(0, near), ylim=(min(heights) - 0.1, max(heights) + 0.2))
+    _finish(whole, "Whole runs: at equal KL, higher is better", "KL to the SFT model, nats per completion (square-root scale)")
+    _finish(start, f"The first {near:g} nats", "KL to the SFT model, nats per completion")
     figure.set_label(f"Gold against KL, the path of each run. {'; '.join(told)}.")
     return figure
 
@@ -115,11 +120,11 @@ def errors_of_estimators(truths: Sequence[float], errors: Sequence[tuple[Tensor,
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     told = []
     for axes, part, title in zip(figure.subplots(1, 2), (0, 1), ("Bias", "Spread of one token's estimate"), strict=True):
-        for number, (colour, dash, marker) in enumerate(STYLES[:3]):
+        for number, ((kind, (colour, marker)), dash) in enumerate(zip(KINDS.items(), ("-", "--", ":"), strict=True)):
             shares = [pair[part][number].item() / truth for pair, truth in zip(errors, truths, strict=True)]
-            axes.plot(truths, shares, color=colour, ls=dash, marker=marker, ms=4, label=f"k{number + 1}")
-            told.append(f"{title} of k{number + 1} from {shares[0]:.2f} to {shares[-1]:.2f}")
-        _finish(axes, f"{title}, in units of the true KL", "true KL, nats")
+            axes.plot(truths, shares, color=colour, ls=dash, marker=marker, ms=4, label=kind)
+            told.append(f"{title} of {kind} from {shares[0]:.2f} to {shares[-1]:.2f}")
+        _finish(axes, f"{title}, in units of the true KL", "true KL, nats per token")
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.set_label(f"{'; '.join(told)} as the two policies move apart.")
     return figure

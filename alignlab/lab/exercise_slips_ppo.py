@@ -109,4 +109,4 @@ def onset(proxy, gold, fall, window, *, peak_of="gold", rises=True, falls=True, 
     low = gold[0] if from_start else gold[peak]
     if falls and low - gold[-1] < fall or rises and proxy[-1] <= proxy[peak]:
         return None
-    return peak + (window - 1 if smooth else 0)
+    return peak + (window // 2 if smooth else 0)

@@ -328,8 +328,10 @@ EXERCISES = (
             "the fall is not asked about: every curve has a highest point.": lambda p, g, f, w: onset(p, g, f, w, falls=False),
             "the end is compared with the start; gold can end above its start and yet far below its peak.":
                 lambda p, g, f, w: onset(p, g, f, w, from_start=True),
-            "that is the first iteration of the window; the mean of a window is known at its last, window - 1 later.":
-                lambda p, g, f, w: None if onset(p, g, f, w) is None else onset(p, g, f, w) - w + 1,
+            "that is the first iteration of the window; its mean stands for the middle one, window // 2 later.":
+                lambda p, g, f, w: None if onset(p, g, f, w) is None else onset(p, g, f, w) - w // 2,
+            "that is the last iteration of the window; its mean stands for the middle one, window // 2 after the first.":
+                lambda p, g, f, w: None if onset(p, g, f, w) is None else onset(p, g, f, w) - w // 2 + w - 1,
             "that says whether, not from where: return the iteration, or None.": lambda p, g, f, w: onset(p, g, f, w) is not None,
         },
         points=3,

@@ -281,7 +281,7 @@ def kl_estimators() -> Explorer:
     """Explorer: three ways to estimate a KL from samples, against the truth."""
     counts = [10, 30, 100, 300, 1000, 3000, 10_000]
     controls = {
-        "distance": slider("distance", 2.0, 0, 3, 0.1),
+        "distance": slider("distance", 0.8, 0, 3, 0.1),
         "samples": widgets.SelectionSlider(value=10_000, options=counts, description="samples", continuous_update=False),
         "seed": widgets.IntSlider(0, min=0, max=20, description="draw again (seed)", continuous_update=False),
     }

@@ -54,9 +54,15 @@ def smoothed(values: Tensor, window: int) -> Tensor:
     return values.unfold(0, min(window, len(values)), 1).mean(-1)
 
 
-def at_kl(course: Sequence[dict], kl: float) -> dict | None:
-    """The first iteration that is at least so many nats from the SFT model, or None where none is."""
-    return next((m for m in course if m["kl"] >= kl), None)
+def at_kl(course: Sequence[dict], kl: float) -> float | None:
+    """Gold where a run first is so many nats from the SFT model, on the line between two iterations; None where it never is."""
+    before: dict = course[0]
+    for after in course:
+        if after["kl"] >= kl:
+            share = (kl - before["kl"]) / (after["kl"] - before["kl"]) if after is not before else 1.0
+            return before["gold"] + share * (after["gold"] - before["gold"])
+        before = after
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- what changed in the answers
