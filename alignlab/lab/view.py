@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, ScaledTranslation
 
 from alignlab.stage import Panel
 from alignlab.stages import METHODS, stages
@@ -181,7 +181,7 @@ def hacking_figure(course: Sequence[dict], title: str) -> Figure:
 
 
 def _draw_losses(axes: Axes, name: str, row: dict, frontier, reach) -> None:
-    """Above a policy: the gap to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
+    """Beside a policy: the gap up to the reach is the optimiser's, the gap from there to the frontier the reward model's."""
     kl, gold = row["kl"][0], row["gold"][0]
     if not frontier or kl > min(frontier[-1][0], reach[-1][0]):
         return
@@ -190,9 +190,11 @@ def _draw_losses(axes: Axes, name: str, row: dict, frontier, reach) -> None:
         (middle, top, PURPLE, "lost by the judge: from its reach to the frontier"),
         (gold, middle, COLOURS[name], f"lost by the optimiser: from {NAMES[name]} to the reach"),
     )
+    aside = axes.transData + ScaledTranslation(10 / 72, 0, axes.figure.dpi_scale_trans)  # clear of the marker
+    style: dict[str, Any] = {"lw": 5, "alpha": 0.35, "solid_capstyle": "butt", "zorder": 2}
     for low, high, colour, text in parts:
         if high > low:
-            axes.plot([kl, kl], [low, high], color=colour, lw=5, alpha=0.35, solid_capstyle="butt", zorder=2, label=text)
+            axes.plot([kl, kl], [low, high], color=colour, transform=aside, label=text, **style)
 
 
 def scored(policies: dict) -> list[str]:
