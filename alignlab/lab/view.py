@@ -279,26 +279,12 @@ def as_it_stands(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- training curves
 
 
-def training_figure(metrics: Sequence[dict]) -> Figure:
-    """The panels of every stage, a row of small axes after another."""
-    panels = _panels(metrics)
-    columns = 3
-    rows = max(1, -(-len(panels) // columns))
-    figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (name, panel, records) in zip(grid, panels, strict=False):
-        _draw_panel(axes, name, panel, records, STAGES[name].title)
-    for axes in list(grid):
-        axes.remove()
-    return figure
-
-
 def panel_figures(metrics: Sequence[dict]) -> dict[str, list[tuple[str, Figure]]]:
-    """The same panels, each as a figure of its own with what it shows in words, by the title of its stage."""
+    """The panels of every stage, each a figure with what it shows in words, by the title of its stage."""
     figures: dict[str, list[tuple[str, Figure]]] = {}
     for name, panel, records in _panels(metrics):
         figure = Figure(figsize=(3.4, 2.1), layout="constrained")
-        _draw_panel(figure.subplots(), name, panel, records, "")
+        _draw_panel(figure.subplots(), name, panel, records)
         figures.setdefault(STAGES[name].title, []).append((_told(panel, records), figure))
     return figures
 
@@ -316,8 +302,8 @@ def _told(panel: Panel, records: Sequence[dict]) -> str:
     return f"{panel.title}: {', '.join(ends)} over {len(records)} steps"
 
 
-def _draw_panel(axes: Axes, name: str, panel: Panel, records: Sequence[dict], title: str) -> None:
-    """One panel; its stage's title stands before its own, where there is one."""
+def _draw_panel(axes: Axes, name: str, panel: Panel, records: Sequence[dict]) -> None:
+    """One panel in its stage's colour."""
     for key, label in panel.left:
         _draw_curve(axes, records, key, COLOURS[name], "-" if key == panel.left[0][0] else "--", label)
     if _shown(Panel("", panel.right), records):
@@ -331,8 +317,7 @@ def _draw_panel(axes: Axes, name: str, panel: Panel, records: Sequence[dict], ti
         other.spines["right"].set_color(FAINT)
     elif len(panel.left) > 1:
         axes.legend(fontsize=7, edgecolor="none", framealpha=0.8)
-    words = f"{title[0].upper()}{title[1:]}: {panel.title}" if title else panel.title
-    axes.set_title(words, fontsize=9, loc="left", color=INK)
+    axes.set_title(panel.title, fontsize=9, loc="left", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
     plain_axes(axes)
     axes.tick_params(labelsize=7)
