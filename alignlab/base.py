@@ -4,14 +4,13 @@ With every adapter off the base *is* the reference. Each role switches its own a
 """
 
 import copy
-import ctypes
 import inspect
 import json
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -32,15 +31,6 @@ def best_device() -> torch.device:
     return Accelerator().device
 
 
-@cache
-def keep_freed_memory() -> None:
-    """Have glibc keep what torch frees for the next tensor: fetching it anew from the system takes about a tenth of the time on a CPU."""
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block has a mapping of its own
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes free at the end of the heap
-
-
 class Adaptable:
     """A frozen causal LM, its tokenizer, and the adapters that have been added to it."""
 
@@ -51,7 +41,6 @@ class Adaptable:
         network.generation_config.eos_token_id = self.ends if len(self.ends) > 1 else self.ends[0]
         network.generation_config.pad_token_id, network.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         network.eval().requires_grad_(False)  # eval: dropout is off in every pass, training included
-        keep_freed_memory()
         self.network, self.tokenizer = network, tokenizer
         self._adapters: PeftModel | None = None  # around the network, once there is an adapter
         self._check_head()
@@ -74,6 +63,11 @@ class Adaptable:
     def vocabulary(self) -> int:
         """Width of the logits."""
         return self.network.get_output_embeddings().weight.shape[0]
+
+    @property
+    def rows_at_once(self) -> int:
+        """Of a pass without gradient: few on a CPU, so that it stays near the processor; a GPU is idle with few."""
+        return 512 if self.device.type == "cuda" else 64
 
     def add_adapter(self, name: str, rank: int, seed: int) -> None:
         """Add a LoRA adapter on all linear layers. It starts as no change at all (B = 0).

@@ -12,7 +12,7 @@ import torch
 
 from alignlab.records import data_folder
 
-RUN_IN_ANSWERS = 390  # a run of 245 s where 256 answers took 0.63 s once warm (0.61 to 0.67 in twelve measurements), on 2 CPU cores
+RUN_IN_ANSWERS = 390  # a run of 245 s alone; 256 answers took 0.63 s once warm, later and beside other work, on the same 2 CPU cores
 
 MADE_BY = ("alignlab", "torch", "transformers", "peft")  # whose versions a run records, beside Python's
 

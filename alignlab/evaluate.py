@@ -254,7 +254,7 @@ def pair_margins(
     reward_model: RewardModel,
     pairs: Sequence[dict],
     max_length: int,
-    rows: int = 32,
+    rows: int = 128,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """score(chosen) - score(rejected) of each pair: (pairs,). `watch` is called with how many pairs are done, of how many."""
@@ -262,7 +262,7 @@ def pair_margins(
     margins = []
     for first in range(0, len(examples), rows):
         chosen, rejected = zip(*examples[first : first + rows], strict=True)
-        scores = reward_model.scores(collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device))
+        scores = reward_model.score_all(collate(chosen + rejected, reward_model.tokenizer.pad_token_id, reward_model.device))
         margins.append((scores[: len(chosen)] - scores[len(chosen) :]).cpu())
         watch(min(first + rows, len(examples)), len(examples))
     return torch.cat(margins)

@@ -35,9 +35,9 @@ class RewardModel:
         return self.head(hidden[rows, losses.last_token(batch.attention)].float()).squeeze(-1)
 
     @torch.no_grad()
-    def score_all(self, batch: Batch, rows: int = 64) -> Tensor:
-        """`scores` without gradient, in parts that stay near the processor."""
-        return torch.cat([self.scores(batch.rows(slice(i, i + rows))) for i in range(0, len(batch), rows)])
+    def score_all(self, batch: Batch) -> Tensor:
+        """`scores` without gradient, in parts."""
+        return torch.cat([self.scores(batch.rows(rows)) for rows in torch.arange(len(batch)).split(self.base.rows_at_once)])
 
     def save(self, folder: Path) -> None:
         """Write adapter and head so that AutoModelForSequenceClassification (num_labels=1) + PEFT gives equal scores."""

@@ -1,10 +1,9 @@
 """Seconds and peak memory of a stretch of work."""
 
-import ctypes
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,8 +28,6 @@ def metered() -> Iterator[dict]:
 
 
 def _reset_peak() -> None:
-    with suppress(OSError, AttributeError):  # what an earlier stage freed is still held (see `base.keep_freed_memory`)
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -68,10 +68,11 @@ def lesson(fast: bool = False) -> Recipe:
 
 def gamed() -> Recipe:
     """`tiny` with a judge that learned from 200 pairs and PPO without KL, as in notebook 06; too few samples for a curve."""
-    recipe = tiny()
+    recipe, usual = tiny(), lesson().stages
     recipe.pair_limit, recipe.samples = 200, 64
-    recipe.stages["reward"] = reward.Config(batch_size=32, epochs=8, learning_rate=3e-3)
-    recipe.stages["ppo"] = ppo.Config(beta=0.0, batch_size=128, minibatch_size=64, iterations=40, epochs=4, learning_rate=4.5e-3)
+    recipe.stages["reward"] = replace(usual["reward"], batch_size=32, epochs=8)
+    bold = {"beta": 0.0, "iterations": 40, "epochs": 4, "learning_rate": 1.5 * usual["ppo"].learning_rate}
+    recipe.stages["ppo"] = replace(usual["ppo"], batch_size=128, minibatch_size=64, **bold)
     return recipe
 
 

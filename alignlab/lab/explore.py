@@ -124,7 +124,7 @@ def tilted_optimum_words(numbers: dict, beta: float) -> Words:
         "against KL, and the point of this beta on it.",
         look,
         f"beta {beta:.3g}: reward {numbers['reward']:z.3f} (reference {numbers['start']:z.3f}), KL {numbers['kl']:z.3f} nats, "
-        f'as spread out as {numbers["size"]:.0f} equally likely fillings, of {len(numbers["rewards"])}; '
+        f"as spread out as {numbers['size']:.0f} equally likely fillings, of {len(numbers['rewards'])}; "
         f'likeliest: "{" ".join(numbers["fillings"][best])}", {numbers["optimum"][best]:.1%} (reference {numbers["reference"][best]:.1%})',
     )
 
