@@ -108,10 +108,10 @@ def run(
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
     with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
-        comparison = pipeline.compare()
-        folder = pipeline.run.folder
+        folder, commands = pipeline.run.folder, list(pipeline.run.metrics("commands.jsonl"))
+        made_by = {"versions": commands[-1]["versions"], "command": commands[-1]["command"], "date": commands[-1]["at"]}
+        comparison = pipeline.compare() | made_by
         pipeline.run.write_json("comparison.json", comparison)
-        commands = list(pipeline.run.metrics("commands.jsonl"))
         page = report.page(comparison, list(pipeline.run.metrics()), pipeline.run.config, commands)
         write_whole(folder / "report.html", page)
     print(f"\n{report.table(comparison)}\n")

@@ -57,6 +57,20 @@ def optimal_logps(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor) -> T
     return _optimum(rewards, beta, ref_logps)[0]
 
 
+def mixed_logps(logps: Tensor, ref_logps: Tensor, strength: float) -> Tensor:
+    """log of pi_ref^(1 - s) pi^s / Z, each enumerated response's log-probabilities mixed: (..., N), (..., N) -> (..., N), nats.
+
+    Strength 0 is the reference, 1 the policy, more goes beyond it. Of the optimum at beta it makes the optimum at beta / s
+    (Liu et al. 2402.02992, equation 7).
+
+    >>> rewards, uniform = torch.tensor([0.0, 1.0, 3.0]), torch.zeros(3)
+    >>> mixed = mixed_logps(optimal_logps(rewards, 1.0, uniform), uniform, strength=2.0)
+    >>> torch.allclose(mixed, optimal_logps(rewards, 0.5, uniform))
+    True
+    """
+    return ((1 - strength) * ref_logps + strength * logps).log_softmax(-1)
+
+
 def _optimum(rewards: Tensor, beta: float | Tensor, ref_logps: Tensor | None) -> tuple[Tensor, Tensor]:
     """log pi* and log pi_ref, both normalised, (..., N) each."""
     beta = torch.as_tensor(beta, dtype=rewards.dtype, device=rewards.device)

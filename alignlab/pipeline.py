@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from alignlab import evaluate, losses
+from alignlab import dial, evaluate, losses
 from alignlab.errors import UserError
 from alignlab.files import json_lines
 from alignlab.meter import metered
@@ -143,9 +143,20 @@ class Pipeline:
         """A policy's answers to the judge's prompts."""
         return self._answer(policy, self.recipe.answers, f"judge {policy.adapter or 'policy'}")
 
+    def path(self, method: str) -> dict[float, evaluate.Answers]:
+        """A method's policy at each strength; half as many answers to a prompt where it is not as trained."""
+
+        def judged(policy: Policy) -> evaluate.Answers:
+            if policy.strength == 1:
+                return self.answers(policy)
+            return self._answer(policy, max(1, self.recipe.answers // 2), f"judge {method} x{policy.strength:g}")
+
+        return dial.walk(self.policy(method), judged, self.recipe.strengths)
+
     def compare(self) -> dict:
         """Every method's policy, SFT and best-of-16 on one plane: what `comparison.json` holds."""
-        plane, trained = self.plane, {name: self.answers(self.policy(name)) for name in self.methods}
+        plane, paths = self.plane, {name: self.path(name) for name in self.methods}
+        trained = {name: path[1.0] for name, path in paths.items()}
         with_reference = {"sft": plane.reference, **trained}
         rows = {"sft": plane.policy(plane.reference), "best_of_16": plane.best_of(16)}
         rows |= {name: plane.policy(answers) for name, answers in trained.items()}
@@ -169,6 +180,8 @@ class Pipeline:
             "reference": {"gold": plane.measure(plane.reference.gold), "sd": plane.sd},
             "curves": plane.curves(),
             "policies": rows,
+            "dial": {name: dial.points(plane, path) for name, path in paths.items()},
+            "at_equal_kl": dial.equal_kl(plane, paths),
             "reward_model": evaluate.judge_reward_model(margins, self.recipe.certainty(self.pairs[1])),
             "samples": [
                 {"prompt": prompt, **{name: _shown(answers, i) for name, answers in with_reference.items()},

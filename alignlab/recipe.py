@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from alignlab.dial import STRENGTHS
 from alignlab.models import Base
 from alignlab.rollout import Score
 from alignlab.stages import stages
@@ -32,6 +33,7 @@ class Recipe:
     rank: int = 16  # of every adapter
     samples: int = 512  # of the reference, to each of the judge's prompts
     answers: int = 32  # of each policy, to each of the judge's prompts
+    strengths: tuple[float, ...] = STRENGTHS  # of its adapter at which each policy is judged; 1, as trained, among them
     centring: int = 512  # completions by which scores are centred
     probe: int = 128  # completions by which a stage that samples none is watched while it trains
     pair_limit: int | None = None  # train the reward model on the first so many pairs
@@ -59,7 +61,7 @@ class Recipe:
 
     def describe(self) -> dict:
         """The settings, as `config.json` keeps them."""
-        keys = ("model", "judge", "rank", "samples", "answers", "centring", "probe", "pair_limit", "test_limit", "data")
+        keys = ("model", "judge", "rank", "samples", "answers", "strengths", "centring", "probe", "pair_limit", "test_limit", "data")
         own = {"weights": self.weights} if self.weights else {}
         stages = {name: asdict(config) for name, config in self.stages.items()}
         return {"size": self.name, **{key: getattr(self, key) for key in keys}, **own, **stages}

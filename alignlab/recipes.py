@@ -26,6 +26,8 @@ from alignlab.records import demonstrations as read_shown
 from alignlab.rollout import Completions
 from alignlab.talks import Text
 
+FEW_STRENGTHS = (0.5, 1.0, 2.0)  # where an answer takes long, or nobody waits for many
+
 # ---------------------------------------------------------------------------------------------- tiny
 
 
@@ -46,6 +48,7 @@ def tiny(fast: bool = False) -> Recipe:
     )  # fmt: skip
     if fast:
         recipe.samples, recipe.answers, recipe.pair_limit, recipe.test_limit, recipe.probe = 128, 16, 800, 640, 48
+        recipe.strengths = FEW_STRENGTHS
         recipe.stages["reward"].epochs = recipe.stages["dpo"].epochs = 2
         recipe.stages["ppo"].iterations = 5
     return recipe
@@ -107,7 +110,7 @@ def smol(fast: bool = False, model: str | None = None) -> Recipe:
                               micro_batch_size=2 * micro, epochs=2, missing_eos_score=-1.0, **rules),
             "dpo": dpo.Config(beta=0.1, learning_rate=3e-4, **each),
         },
-        rank=8, samples=64, answers=16, centring=64, probe=16, rows=2 * rows,
+        rank=8, samples=64, answers=16, strengths=FEW_STRENGTHS, centring=64, probe=16, rows=2 * rows,
         data=fingerprint(folder / "prompts_smol.jsonl", folder / "prompts_smol_test.jsonl"),
         weights=fingerprint(model) if model and Path(model).is_dir() else "",
     )  # fmt: skip
@@ -186,7 +189,8 @@ def own(
                               batch_size=16 if fast else 64, minibatch_size=16, micro_batch_size=8, max_new_tokens=limit),
             "dpo": dpo.Config(beta=0.1, learning_rate=2e-4, **each),
         },
-        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, centring=64, probe=16, rows=64,
+        rank=8, samples=32 if fast else 128, answers=8 if fast else 16, strengths=FEW_STRENGTHS,
+        centring=64, probe=16, rows=64,
         pair_limit=256 if fast else None, test_limit=128 if fast else None,
         data=fingerprint(data, *([demonstrations] if demonstrations else [])),
         weights=fingerprint(model) if Path(model).is_dir() else "",

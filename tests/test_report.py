@@ -39,7 +39,13 @@ def compared(dpo_kl=0.2, ppo_kl=1.5, start=3.75, kind="gold"):
         "sft": row(start, 0.0), "best_of_16": row(start + 1.4, 1.84, [0.8, 0.7, 0.9], distinct_2=None, **split),
         "ppo": row(start + 1.05 * ppo_kl**0.5, ppo_kl, [0.72, 0.6, 0.8], **split), "dpo": row(start + 1.1 * dpo_kl**0.5, dpo_kl),
     }  # fmt: skip
+    paths = {
+        name: [[s, [kl * s**2] * 3, [start + 1.05 * s * kl**0.5] * 3] for s in (0.5, 1.0, 2.0)]
+        for name, kl in (("ppo", ppo_kl), ("dpo", dpo_kl))
+    }
+    equal = {"kl": 0.55, "gold": {"ppo": [4.5, 4.4, 4.6], "dpo": [4.3, 4.2, 4.4]}, "difference": {"ppo-dpo": [0.2, 0.1, 0.3]}}
     return {
+        "dial": paths, "at_equal_kl": equal,
         "size": "tiny", "seed": 7, "betas": {"ppo": 0.4, "dpo": 0.5}, "alarms": [], "policies": policies, "curves": curves,
         "judge": {"kind": kind, "prompts": 32, "samples": 128, "answers": 16, "max_new_tokens": 48, "temperature": 1.0},
         "reference": {"gold": [start, start - 0.03, start + 0.03], "sd": 1.0},
@@ -219,3 +225,37 @@ def test_runs_of_different_methods_share_a_figure():
     del alone["betas"]["dpo"], alone["policies"]["dpo"]
     (axes,) = view.runs_figure({"alone": alone, "both": compared()}).axes
     assert [label.get_text() for label in axes.texts] == ["SFT", "PPO, alone", "PPO, both", "DPO, both"]
+
+
+# ---------------------------------------------------------------------------------------------- equal KL
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [([0.2, 0.1, 0.3], "PPO is ahead"), ([-0.2, -0.3, -0.1], "DPO is ahead"), ([0.2, -0.1, 0.5], "a tie"), (None, "no KL in common")],
+)
+def test_the_verdict_at_equal_kl_follows_the_interval(difference, said):
+    comparison = compared()
+    comparison["at_equal_kl"]["difference"]["ppo-dpo"] = difference
+    (sentence,) = [words for words in report.verdict(comparison) if "equal KL" in words or "KL in common" in words]
+    assert said in sentence
+    assert difference is None or f"{difference[0]:.2f} ({difference[1]:.2f} to {difference[2]:.2f})" in sentence
+
+
+def test_a_run_of_an_earlier_version_has_no_sentence_on_equal_kl():
+    comparison = compared()
+    del comparison["at_equal_kl"], comparison["dial"]
+    assert not [words for words in report.verdict(comparison) if "equal KL" in words]
+    assert view.plane_figure(comparison).axes
+
+
+def test_the_plane_draws_each_path_from_the_start_through_its_policy():
+    comparison = compared(dpo_kl=1.0)
+    (axes,) = view.plane_figure(comparison).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    for name in ("PPO", "DPO"):
+        line = lines[f"{name} with its adapter weakened or strengthened"]
+        key = name.lower()
+        through = {(round(x, 6), round(y, 6)) for x, y in zip(*line.get_data(), strict=True)}
+        kl, gold = (comparison["dial"][key][1][part][0] for part in (1, 2))
+        assert (0.0, 3.75) in through and (round(kl, 6), round(gold, 6)) in through

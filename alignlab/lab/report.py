@@ -71,6 +71,7 @@ def verdict(comparison: dict) -> list[str]:
         accuracy += f"; a perfect judge would order {bayes:.0%}, so its skill is {skill:z.0%}"
     words.append(accuracy + ".")
     words += [_reached(comparison, name) for name in rows if name in METHODS]
+    words += equal_kl(comparison)
     return words + [f"ALARM: {alarm}." for alarm in comparison["alarms"]]
 
 
@@ -89,6 +90,24 @@ def _reached(comparison: dict, name: str) -> str:
         return f"{reached}; the samples do not show how that splits into judge and optimiser."
     blame = "the judge" if judge[0] < optimiser[0] else "the optimiser"
     return f"{reached} = {judge[0]:z.0%} (reward model) x {optimiser[0]:z.0%} (optimiser): more was lost by {blame}."
+
+
+def equal_kl(comparison: dict) -> list[str]:
+    """Who is ahead where two policies, each at a strength of its own, have the same KL; a sentence for each two."""
+    equal, words = comparison.get("at_equal_kl", {"difference": {}}), []  # runs of earlier versions have none
+    for pair, difference in equal["difference"].items():
+        one, other = pair.split("-")
+        if difference is None:
+            words.append(f"{NAMES[one]} and {NAMES[other]} have no KL in common that was measured.")
+            continue
+        (gold_one, *_), (gold_other, *_) = equal["gold"][one], equal["gold"][other]
+        mean, low, high = difference
+        ahead = f"{NAMES[one if mean > 0 else other]} is ahead" if low > 0 or high < 0 else "a tie"
+        words.append(
+            f"At equal KL ({equal['kl']:.2f} nats, each at a strength of its own) {NAMES[one]} has {gold_one:z.2f} and {NAMES[other]} "
+            f"{gold_other:z.2f}: {ahead}; the difference is {mean:z.2f} ({low:z.2f} to {high:z.2f})."
+        )
+    return words
 
 
 def betas(comparison: dict) -> str:

@@ -86,6 +86,8 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
                 beside(axes, f"best of {n}", (kl, gold), (5, -11), fontsize=8, color=COLOURS["best_of_16"])
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
+    for name, path in comparison.get("dial", {}).items():
+        _draw_path(axes, name, path, start, limit)
     for name, row in policies.items():
         _draw_point(axes, row, COLOURS[name], MARKERS[name], COLOURS[name])
         beside(axes, NAMES[name], (row["kl"][0], row["gold"][0]), (9, 6), fontsize=11, fontweight="bold", color=COLOURS[name], zorder=7)
@@ -98,6 +100,17 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     plain_axes(axes)
 
 
+def _draw_path(axes: Axes, name: str, path: Sequence, start: float, limit: float) -> None:
+    """A policy's path over the plane: [strength, KL, gold] of each strength of its adapter, from the SFT model on."""
+    line = _within([(0.0, start), *((kl[0], gold[0]) for _, kl, gold in path)], limit)
+    label = f"{NAMES[name]} with its adapter weakened or strengthened"
+    axes.plot(*_columns(line), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, label=label)
+    for strength, kl, gold in path:
+        if kl[0] <= limit and strength != 1:
+            axes.plot(kl[0], gold[0], color=COLOURS[name], marker=MARKERS[name], ms=4.5, mfc="white", zorder=5)
+            beside(axes, f"×{strength:g}", (kl[0], gold[0]), (5, -11), fontsize=8, color=COLOURS[name])
+
+
 def runs_figure(comparisons: dict[str, dict]) -> Figure:
     """Several runs on one plane: every run's policies with their intervals, in the run's colour, and the first run's curves."""
     first, *others = comparisons.values()
@@ -106,7 +119,7 @@ def runs_figure(comparisons: dict[str, dict]) -> Figure:
     figure, axes = _plane(WIDE, f"Where the policies of {len(comparisons)} run{'s' if others else ''} landed{curves}")
     rows = [(run, name, each["policies"][name]) for run, each in comparisons.items() for name in each["betas"]]
     start = {"sft": {"gold": first["reference"]["gold"], "kl": [0.0] * 3}}
-    draw_plane(axes, first | {"policies": start}, max(row["kl"][0] for _, _, row in rows))
+    draw_plane(axes, first | {"policies": start, "dial": {}}, max(row["kl"][0] for _, _, row in rows))
     for number, (run, each) in enumerate(comparisons.items()):
         colour, hollow = RUNS[number % len(RUNS)], number // len(RUNS) % 2
         for name in each["betas"]:
