@@ -102,9 +102,10 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
 
 def _draw_path(axes: Axes, name: str, path: Sequence, start: float, limit: float) -> None:
     """A policy's path over the plane: [strength, KL, gold] of each strength of its adapter, from the SFT model on."""
-    line = _within([(0.0, start), *((kl[0], gold[0]) for _, kl, gold in path)], limit)
+    far, heights = _columns([(0.0, start), *((max(kl[0], 0) ** 0.5, gold[0]) for _, kl, gold in path)])
+    between = numpy.linspace(0, min(far[-1], limit**0.5), 200)  # straight over the square root of KL, as `dial.gold_at` reads it
     label = f"{NAMES[name]} with its adapter weakened or strengthened"
-    axes.plot(*_columns(line), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, label=label)
+    axes.plot(between**2, numpy.interp(between, far, heights), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, label=label)
     for strength, kl, gold in path:
         if kl[0] <= limit and strength != 1:
             axes.plot(kl[0], gold[0], color=COLOURS[name], marker=MARKERS[name], ms=4.5, mfc="white", zorder=5)
