@@ -8,11 +8,11 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -121,6 +121,14 @@ class Adaptable:
         """Multiply an adapter's change by `value`: 0 switches it off, what lies beyond 1 goes further than its training did."""
         for layer in self._lora_layers(adapter):
             layer.set_scale(adapter, value)
+
+    def combine(self, name: str, weights: Mapping[str, float]) -> None:
+        """Add an adapter whose change is the weighted sum of other adapters' changes, each at its strength."""
+        adapters: Any = self._with_adapters()
+        if name in adapters.peft_config:
+            adapters.delete_adapter(name)
+        adapters.base_model.add_weighted_adapter(list(weights), list(weights.values()), name, combination_type="cat")
+        self.network.eval()
 
     def _lora_layers(self, adapter: str) -> list[LoraLayer]:
         return [module for module in self.network.modules() if isinstance(module, LoraLayer) and adapter in module.scaling]
