@@ -21,6 +21,7 @@ class Words(NamedTuple):
     picture: str  # what the picture shows, for those who cannot see it
     look: str  # what to look for
     numbers: str
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()  # caption, heads, rows
 
 
 # ---------------------------------------------------------------------------------------------- the box
@@ -63,6 +64,7 @@ class Explorer(widgets.VBox):
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         state = ", ".join(f"{control.description} = {control.value:g}" for control in self.controls.values())
         text = f"{self.words.picture}\nAt {state}: {self.words.numbers}\nLook: {self.words.look}"
+        text += "".join(f"\n{caption}\n" + "\n".join(": ".join(row) for row in rows) for caption, _, rows in self.words.tables)
         return bundle(text, render("explorer", state=state, words=self.words, picture=self.drawn), self)
 
 
