@@ -11,6 +11,7 @@ from rich.table import Table
 from alignlab.evaluate import LEAST_KL
 from alignlab.lab.page import TEMPLATES, address
 from alignlab.lab.view import COLOURS, JUDGES, NAMES, NARROW, STAGES, calibration_figure, panel_figures, plane_figure, png, scored
+from alignlab.lab.walks import paths_figure
 from alignlab.stages import METHODS
 
 RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)  # a line under the heads, in any encoding
@@ -122,8 +123,11 @@ def scope(comparison: dict) -> list[tuple[str, str]]:
         kl, low, high = comparison["policies"][name]["kl"]
         limits = f"{low:z.2f} to {high:z.2f}"
         told = f"One policy, trained once (seed {comparison['seed']}) with beta {beta:g}; it lies at {kl:z.2f} nats ({limits})."
-        side = f" below {LEAST_KL:g} nats, or" if low >= LEAST_KL else f" above {LEAST_KL:g} nats, or" if high < LEAST_KL else ""
-        told += f" Nothing was measured of {NAMES[name]}{side} at any other KL, with another beta or with another seed."
+        if others := [f"{strength:g}" for strength, *_ in comparison.get("dial", {}).get(name, []) if strength != 1]:
+            told += f" At other KLs only this policy was measured, its adapter multiplied by {_listed(others)};"
+            told += " nothing with another beta or another seed."
+        else:
+            told += f" Nothing was measured of {NAMES[name]} at any other KL, with another beta or with another seed."
         words.append((NAMES[name], told))
     if "best_of_16" in comparison["policies"]:
         told = "Worked out from the SFT model's answers and the reward model's scores: none were sampled for it, and its KL is a bound."
@@ -186,8 +190,17 @@ def page(comparison: dict, metrics: Sequence[dict], config: dict, commands: Sequ
         commands=[_command(each) for each in commands],
         needs="; ".join(f"{words} for {NAMES[name]}" for name, words in stages.items()),
         plane=address(png(plane_figure(comparison))), narrow=address(png(plane_figure(comparison, size=NARROW))),
-        training=panels, calibration=address(png(calibration_figure(comparison["reward_model"]))),
+        paths=_paths(comparison), training=panels, calibration=address(png(calibration_figure(comparison["reward_model"]))),
     )  # fmt: skip
+
+
+def _paths(comparison: dict) -> dict | None:
+    """The policies at other strengths: a picture and its words; None for a run of an earlier version."""
+    if not comparison.get("dial"):
+        return None
+    numbers = {"points": comparison["dial"], "start": comparison["reference"]["gold"][0], "frontier": comparison["curves"]["frontier"]}
+    wide, narrow = paths_figure(numbers), paths_figure(numbers, size=(4.3, 4.6))
+    return {"picture": address(png(wide)), "narrow": address(png(narrow)), "words": wide.get_label()}
 
 
 def _measured(comparison: dict, judge: str) -> tuple[list[dict], list[tuple[str, str]]]:

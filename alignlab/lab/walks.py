@@ -34,9 +34,9 @@ def _answer(answers, prompt: int) -> tuple[str, float]:
     return answers.texts[prompt][0], answers.gold[prompt, 0].item()
 
 
-def paths_figure(numbers: dict, strength: float | None = None) -> Figure:
+def paths_figure(numbers: dict, strength: float | None = None, size: tuple[float, float] = (9.6, 4.6)) -> Figure:
     """Gold against KL, over a scale of its square root: each path with its intervals, and where it stands at a strength."""
-    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     tidy(axes)
     furthest = max(kl[0] for path in numbers["points"].values() for _, kl, _ in path)
@@ -56,10 +56,10 @@ def paths_figure(numbers: dict, strength: float | None = None) -> Figure:
                 beside(axes, f"×{each:g}", (kl[0], height[0]), (5, -12), fontsize=8, color=COLOURS[name])
     axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))
     axes.set_xlim(0, 1.08 * furthest)
-    ticks = [tick for tick in TICKS if tick <= 1.08 * furthest]
+    ticks = [tick for tick in TICKS if tick <= 1.08 * furthest and (size[0] > 6 or tick >= 1)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    label_axes(axes, "The same policies, weakened and strengthened", "KL to the SFT model, nats (scale: square root)", "gold reward")
+    label_axes(axes, "Weakened and strengthened", "KL to the SFT model, nats (scale: square root)", "gold reward")
     legend(axes, "best")
     settle(figure, axes)
     figure.set_label(f"Gold against the square root of KL. {_told(numbers)}")
