@@ -199,6 +199,24 @@ def interval(draws: Tensor) -> Measured | None:
     return [draws[0].item(), low, high]
 
 
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5% quantiles of Student's t, for 1 to 9 degrees of freedom
+
+
+def over_seeds(draws: Tensor) -> Measured | None:
+    """[mean, low, high] over S trainings of a quantity whose bootstrap over prompts is (S, R + 1): 95%, of seeds and prompts together.
+
+    The variance is that of a mean of S trainings plus the bootstrap's of that mean; Student's t for S - 1 degrees of freedom, since
+    a few trainings tell little of how much trainings differ. S is 2 to 10. None where a value is no number.
+    """
+    found = interval(draws.mean(0))
+    if found is None or not torch.isfinite(draws[:, 0]).all():
+        return None
+    kept = draws.mean(0)[1:]
+    variance = draws[:, 0].var() / len(draws) + kept[torch.isfinite(kept)].var()
+    wide = STUDENT[len(draws) - 2] * variance.sqrt().item()
+    return [found[0], found[0] - wide, found[0] + wide]
+
+
 def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Linear interpolation, row by row: `at` (R,), rising `x` and `y` (R, K) -> (R,); NaN outside, and where K < 2."""
     if x.shape[1] < 2:

@@ -143,19 +143,20 @@ class Pipeline:
         """A policy's answers to the judge's prompts."""
         return self._answer(policy, self.recipe.answers, f"judge {policy.adapter or 'policy'}")
 
-    def path(self, method: str) -> dict[float, evaluate.Answers]:
-        """A method's policy at each strength; half as many answers to a prompt where it is not as trained."""
+    @cached_property
+    def paths(self) -> dict[str, dial.Path]:
+        """Each method's policy at each strength; half as many answers to a prompt where it is not as trained."""
 
         def judged(policy: Policy) -> evaluate.Answers:
             if policy.strength == 1:
                 return self.answers(policy)
-            return self._answer(policy, max(1, self.recipe.answers // 2), f"judge {method} x{policy.strength:g}")
+            return self._answer(policy, max(1, self.recipe.answers // 2), f"judge {policy.adapter} x{policy.strength:g}")
 
-        return dial.walk(self.policy(method), judged, self.recipe.strengths)
+        return {name: dial.walk(self.policy(name), judged, self.recipe.strengths) for name in self.methods}
 
     def compare(self) -> dict:
         """Every method's policy, SFT and best-of-16 on one plane: what `comparison.json` holds."""
-        plane, paths = self.plane, {name: self.path(name) for name in self.methods}
+        plane, paths = self.plane, self.paths
         trained = {name: path[1.0] for name, path in paths.items()}
         with_reference = {"sft": plane.reference, **trained}
         rows = {"sft": plane.policy(plane.reference), "best_of_16": plane.best_of(16)}

@@ -15,6 +15,7 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
+from alignlab import dial, evaluate
 from alignlab.files import write_whole
 from alignlab.lab import report, view
 from alignlab.models import Policy
@@ -23,29 +24,38 @@ from alignlab.recipe import Recipe
 from alignlab.recipes import gamed, tiny
 from alignlab.records import data_folder
 from alignlab.runs import Run
-from alignlab.stages import METHODS
 
 PLACE = Path("runs/benchmark")
+EQUAL_KLS = (1.0, 2.0, 4.0, 8.0)  # nats, at which the methods are compared
 PPO_BETAS = (2.0, 1.0, 0.6, 0.35, 0.25)
 DPO_BETAS = (2.0, 1.0, 0.6, 0.4, 0.25)
 
 
 def seeds(of: Sequence[int]) -> None:
     """The default run with each seed; means of what the README quotes."""
-    comparisons = []
+    comparisons, gold = [], []
     for seed in of:
         pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
         comparisons.append(pipeline.compare())
+        paths = pipeline.paths
+        gold.append({kl: {name: dial.gold_at(pipeline.plane, path, kl) for name, path in paths.items()} for kl in EQUAL_KLS})
         pipeline.run.write_json("comparison.json", comparisons[-1])
         (pipeline.run.folder / "plane.png").write_bytes(view.png(view.plane_figure(comparisons[-1])))
         print(report.table(comparisons[-1]), flush=True)
-    print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]")
+    methods = list(comparisons[0]["betas"])
+    print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]; at equal KL the interval is of seeds and prompts")
     print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
-    for name in ("best_of_16", *METHODS):
+    for name in ("best_of_16", *methods):
         for key in ("kl", "gold", "gain_sd", "win_rate", "gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"):
             values = [c["policies"][name][key] for c in comparisons]
             if all(values):
                 print(f"  {name:11}{key:24}{_spread([value[0] for value in values])}")
+    for kl in EQUAL_KLS if len(of) > 1 else ():
+        drawn = {name: torch.stack([each[kl][name] for each in gold]) for name in methods}
+        drawn["ppo-dpo"] = drawn["ppo"] - drawn["dpo"]
+        told = {name: evaluate.over_seeds(draws) for name, draws in drawn.items()}
+        words = (f"{name} -" if found is None else "{} {:.2f} [{:.2f}, {:.2f}]".format(name, *found) for name, found in told.items())
+        print(f"  at {kl:g} nats: {', '.join(words)}")
     print(f"  alarms: {sum((c['alarms'] for c in comparisons), [])}")
     if len(of) > 2:
         write_whole(data_folder() / "three_seeds.json", json.dumps([_kept(comparison) for comparison in comparisons], indent=1) + "\n")
