@@ -207,6 +207,31 @@ def lab(folder: Annotated[Path, typer.Argument(help="your copy of the notebooks;
 
 
 @app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(help="of the sweep; without one, the sweeps are listed", show_default=False)] = None,
+    dask: Annotated[str | None, typer.Option(help="address of a Dask scheduler, whose workers measure the points")] = None,
+    fast: Fast = False,
+    out: Annotated[Path | None, typer.Option(help="file of the results, instead of data/sweeps/NAME.json")] = None,
+) -> None:
+    """The grid of a lab notebook, measured on all cores; the same command continues where it was stopped."""
+    from alignlab.tools import sweep as sweeps
+
+    if name not in sweeps.NAMES:
+        for each in map(sweeps.find, sweeps.NAMES):
+            print(f"{each.name}: {each.words}; {len(each.points)} points")
+    if name is None:
+        return
+    chosen = sweeps.find(name)
+    try:
+        path, measured = sweeps.run(chosen, shlex.join(["alignlab", *sys.argv[1:]]), fast, out, dask)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        raise Stopped(sweeps.kept(chosen, fast), stop.code if isinstance(stop, Interrupted) else 130) from None
+    total = len(chosen.grid(fast))
+    print(f"{measured} of {total} points measured" if measured else f"all {total} points were there")
+    print(f"results: {path}")
+
+
+@app.command()
 def doctor() -> None:
     """This machine: what will run, how long it takes, what is missing."""
     from alignlab.doctor import examine
