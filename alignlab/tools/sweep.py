@@ -214,9 +214,8 @@ def _client(address: str):
         reason = " ".join(str(error).split())
         raise UserError(f"--dask {address}: no scheduler answers ({reason}); start one with `dask scheduler`") from None
     try:
-        if not client.run(torch.set_num_threads, 1):
+        if not client.run(exec, f"import {__name__}"):  # a task whose function cannot be imported would never end
             raise UserError(f"--dask {address}: the cluster has no workers; start some with `dask worker {address} --nthreads 1`")
-        client.run(find, NAMES[0])
     except ImportError as error:
         client.close()
         raise UserError(f"--dask {address}: a worker cannot import alignlab ({error}); install it there") from None
