@@ -211,7 +211,7 @@ def sweep(
     name: Annotated[str | None, typer.Argument(help="of the sweep; without one, the sweeps are listed", show_default=False)] = None,
     dask: Annotated[str | None, typer.Option(help="address of a Dask scheduler, whose workers measure the points")] = None,
     fast: Fast = False,
-    out: Annotated[Path | None, typer.Option(help="file of the results, instead of data/sweeps/NAME.json")] = None,
+    out: Annotated[Path | None, typer.Option(help="file of the results; by default data/sweeps/NAME.json, with --fast in the working folder")] = None,
 ) -> None:
     """The grid of a lab notebook, measured on all cores; the same command continues where it was stopped."""
     from alignlab.tools import sweep as sweeps

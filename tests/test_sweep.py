@@ -12,14 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-import toy_sweep
 import torch
+import toy_sweep
 from conftest import alignlab
 from toy_sweep import SWEEP, marks
 
 from alignlab import cli, records
 from alignlab.errors import UserError
-from alignlab.runs import Run
 from alignlab.tools import sweep
 
 JOURNAL = Path("runs/sweeps/toy/points.jsonl")
@@ -186,13 +185,18 @@ def test_dask_that_is_not_installed_or_not_there_is_one_line(address, complaint,
 # ---------------------------------------------------------------------------------------------- other workers
 
 
-def test_a_dask_cluster_gives_the_same_points():
-    from distributed import LocalCluster
+def test_a_dask_cluster_gives_the_same_points_where_its_workers_share_no_folder(here):
+    from distributed import Client, LocalCluster
 
     one, _ = sweep.run(replace(SWEEP, name="alone"), "", out=Path("one.json"))
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            for number, worker in enumerate(client.scheduler_info()["workers"]):
+                (here / f"worker{number}").mkdir()
+                client.run(os.chdir, here / f"worker{number}", workers=[worker])
         other, measured = sweep.run(SWEEP, "", out=Path("other.json"), dask=cluster.scheduler_address)
     assert measured == 8 and points(other) == points(one)
+    assert len([line for number in (0, 1) for line in marks(f"worker{number}/marks")]) == 8
 
 
 @pytest.mark.slow

@@ -84,15 +84,13 @@ def run(sweep: Sweep, command: str, fast: bool = False, out: Path | None = None,
     """
     out, grid = out or results(sweep.name, fast), sweep.grid(fast)
     _check_writable(out)
-    work = Run(folder(sweep.name, fast), {"sweep": sweep.name, "fast": fast})
-    with work.held("wait until it has ended"):
+    with _workers(dask), _held(sweep, fast) as work:
         there = _finished(work)
         missing = [point for point in grid if _key(*point) not in there]
         if missing:
-            with _workers(dask):
-                now = datetime.now().astimezone().isoformat(timespec="seconds")
-                work.log({"command": command, "date": now, "versions": versions()}, COMMANDS)
-                _measure(sweep, missing, fast, work, len(grid))
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            work.log({"command": command, "date": now, "versions": versions()}, COMMANDS)
+            _measure(sweep, missing, fast, work, len(grid))
         there, made_by = _finished(work), list(work.metrics(COMMANDS))[-1]
         with on_disk(out.parent):
             write_whole(out, _text({"name": sweep.name, **made_by}, [there[_key(*point)] for point in grid]))
@@ -107,6 +105,14 @@ def kept(sweep: Sweep, fast: bool) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- what is finished
+
+
+@contextmanager
+def _held(sweep: Sweep, fast: bool) -> Iterator[Run]:
+    """The sweep's folder, with every other process kept out."""
+    work = Run(folder(sweep.name, fast), {"sweep": sweep.name, "fast": fast})
+    with work.held("wait until it has ended"):
+        yield work
 
 
 def _key(settings: dict, seed: int) -> str:
