@@ -57,6 +57,7 @@ MaxNewTokens = Annotated[int | None, _option(SETTINGS, "longest answer sampled, 
 LearningRate = Annotated[float | None, _option(SETTINGS, "of this stage's AdamW", min=0)]
 Epochs = Annotated[int | None, _option(SETTINGS, "of this stage", min=1)]
 
+SWEEP_OUT = "file of the results; by default data/sweeps/NAME.json, and with --fast one in the sweep's folder"
 QUIET = 30  # seconds between two lines on a stage's progress where no terminal shows bars
 COLUMNS = ("prompt", "chosen", "rejected", "completion", "system")
 
@@ -211,7 +212,7 @@ def sweep(
     name: Annotated[str | None, typer.Argument(help="of the sweep; without one, the sweeps are listed", show_default=False)] = None,
     dask: Annotated[str | None, typer.Option(help="address of a Dask scheduler, whose workers measure the points")] = None,
     fast: Fast = False,
-    out: Annotated[Path | None, typer.Option(help="file of the results; by default data/sweeps/NAME.json, with --fast in the working folder")] = None,
+    out: Annotated[Path | None, typer.Option(help=SWEEP_OUT)] = None,
 ) -> None:
     """The grid of a lab notebook, measured on all cores; the same command continues where it was stopped."""
     from alignlab.tools import sweep as sweeps
