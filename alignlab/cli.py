@@ -57,6 +57,7 @@ MaxNewTokens = Annotated[int | None, _option(SETTINGS, "longest answer sampled, 
 LearningRate = Annotated[float | None, _option(SETTINGS, "of this stage's AdamW", min=0)]
 Epochs = Annotated[int | None, _option(SETTINGS, "of this stage", min=1)]
 
+SWEEP_OUT = "file of the results; by default data/sweeps/NAME.json, and with --fast one in the sweep's folder"
 QUIET = 30  # seconds between two lines on a stage's progress where no terminal shows bars
 COLUMNS = ("prompt", "chosen", "rejected", "completion", "system")
 
@@ -204,6 +205,31 @@ def lab(folder: Annotated[Path, typer.Argument(help="your copy of the notebooks;
     environment = os.environ | {"JUPYTER_CONFIG_PATH": places}
     signal.signal(signal.SIGINT, lambda *seen: None)  # Ctrl-C is for JupyterLab, which asks before it stops
     raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyterlab", str(folder)], env=environment))
+
+
+@app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(help="of the sweep; without one, the sweeps are listed", show_default=False)] = None,
+    dask: Annotated[str | None, typer.Option(help="address of a Dask scheduler, whose workers measure the points")] = None,
+    fast: Fast = False,
+    out: Annotated[Path | None, typer.Option(help=SWEEP_OUT)] = None,
+) -> None:
+    """The grid of a lab notebook, measured on all cores; the same command continues where it was stopped."""
+    from alignlab.tools import sweep as sweeps
+
+    if name not in sweeps.NAMES:
+        for each in map(sweeps.find, sweeps.NAMES):
+            print(f"{each.name}: {each.words}; {len(each.points)} points")
+    if name is None:
+        return
+    chosen = sweeps.find(name)
+    try:
+        path, measured = sweeps.run(chosen, shlex.join(["alignlab", *sys.argv[1:]]), fast, out, dask)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        raise Stopped(sweeps.kept(chosen, fast), stop.code if isinstance(stop, Interrupted) else 130) from None
+    total = len(chosen.grid(fast))
+    print(f"{measured} of {total} points measured" if measured else f"all {total} points were there")
+    print(f"results: {path}")
 
 
 @app.command()

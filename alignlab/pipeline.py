@@ -58,6 +58,11 @@ class Pipeline:
         self._once(["sft"], make)
         return load(self.run.folder / "sft")
 
+    @property
+    def sft(self) -> Policy:
+        """The SFT model as a policy: its own reference."""
+        return Policy(self.reference, None, self.reference)
+
     @cached_property
     def pairs(self) -> tuple[list[dict], list[dict]]:
         """Training and test pairs; they share no prompt."""
@@ -80,7 +85,7 @@ class Pipeline:
     @cached_property
     def score(self) -> Score:
         """The reward model's score minus its mean on the SFT model's own completions: 0 is an average answer."""
-        return centred(self.recipe, self.reward_model, self._sft, self.seed, self._progress("centring"))
+        return centred(self.recipe, self.reward_model, self.sft, self.seed, self._progress("centring"))
 
     def policy(self, method: str) -> Policy:
         """The SFT model trained by a method, such as "dpo"."""
@@ -137,7 +142,7 @@ class Pipeline:
     def plane(self) -> evaluate.Plane:
         """The reward-KL plane, from many answers of the SFT model to the judge's prompts."""
         self.say(f"judge: {self.recipe.samples} answers of the SFT model to each of {len(self.recipe.judge_prompts)} prompts")
-        return evaluate.Plane(self._answer(self._sft, self.recipe.samples, "judge", reference=True))
+        return evaluate.Plane(self._answer(self.sft, self.recipe.samples, "judge", reference=True))
 
     def answers(self, policy: Policy) -> evaluate.Answers:
         """A policy's answers to the judge's prompts."""
@@ -242,11 +247,6 @@ class Pipeline:
     def _progress(self, title: str) -> Progress:
         """Shows how far some sampling is, as the stages do with their steps."""
         return lambda done, total: self.watch({"stage": title, "step": done - 1, "steps": total})
-
-    @property
-    def _sft(self) -> Policy:
-        """The SFT model as a policy: its own reference."""
-        return Policy(self.reference, None, self.reference)
 
     def _answer(self, policy: Policy, count: int, title: str, reference: bool = False) -> evaluate.Answers:
         prompts = self.recipe.judge_prompts

@@ -82,8 +82,8 @@ class Run:
         self._lock = FileLock(self._path(LOCK))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep every other process from writing here meanwhile; may be nested.
+    def held(self, cure: str = "wait until it has ended, or choose another --out") -> Iterator[None]:
+        """Keep every other process from writing here meanwhile; may be nested. `cure` is what the error advises.
 
         Raises:
             UserError: another process is at it.
@@ -93,7 +93,7 @@ class Run:
         except Timeout:
             holder = self._path(HOLDER)
             name = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-            raise UserError(f"{self.folder}: {name} is working in this folder; wait until it has ended, or choose another --out") from None
+            raise UserError(f"{self.folder}: {name} is working in this folder; {cure}") from None
         except OSError as error:
             raise disk_error(self.folder, error) or error from None
         try:

@@ -48,7 +48,7 @@ def test_stages_import_only_what_stands_before_them():
         assert imports(stage)[0] <= {"losses", "exact", "data", "heads", "models", "rollout", "optim", "errors", "stage", "talks"}, stage
 
 
-def test_the_method_never_imports_what_faces_the_notebook_or_builds_the_data():
+def test_the_command_line_alone_imports_what_faces_the_notebook_or_measures_and_builds():
     for room in TOP - {"cli"}:
         assert not {other for other in imports(room)[0] if other.startswith(("lab.", "tools."))}, room
 

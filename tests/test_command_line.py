@@ -171,6 +171,8 @@ MISTAKES = {
     "compare into a folder": (["compare", "one", "--out", "full"], "full: is a folder; name a file"),
     "out below a file": (["run", "--out", "pairs.jsonl/run"], "pairs.jsonl/run: cannot be made"),
     "half a character": (["run", "--model", "m", "--data", "half.jsonl"], "half.jsonl, line 1: half of a character"),
+    "unknown Dask scheduler": (["sweep", "strength", "--dask", "nowhere", "--out", "new.json"], "--dask nowhere: no scheduler answers"),
+    "sweep into a folder": (["sweep", "strength", "--out", "full"], "full: is a folder; name a file"),
     "seed too large": (["run", "--seed", "99999999999999999999"], "--seed"),
 }
 
@@ -258,7 +260,7 @@ def test_alone_it_prints_its_help_line_by_line(monkeypatch, capfd):
     assert code == 0 and err == "" and "Usage: alignlab [OPTIONS] COMMAND" in out
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    for name in ("run", "sft", "reward", "ppo", "dpo", "compare", "lab", "doctor"):
+    for name in ("run", "sft", "reward", "ppo", "dpo", "compare", "lab", "sweep", "doctor"):
         assert any(line.lstrip("│| ").startswith(f"{name} ") for line in lines), name
 
 

@@ -1,0 +1,214 @@
+"""A sweep keeps each finished point, whatever ends it, and gives the same results on any workers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+import toy_sweep
+from conftest import alignlab
+from toy_sweep import SWEEP, marks
+
+from alignlab import cli, records
+from alignlab.errors import UserError
+from alignlab.tools import sweep
+
+JOURNAL = Path("runs/sweeps/toy/points.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder of its own, with one worker: this process."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    monkeypatch.setattr(records, "PACKAGE_DATA", tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def points(path) -> list[dict]:
+    return json.loads(Path(path).read_text())["points"]
+
+
+def started(seconds: float) -> subprocess.Popen:
+    """`alignlab sweep toy` in a process of its own, with two workers, once it has finished a point or more."""
+    own = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "LOKY_MAX_CPU_COUNT": "2", "TOY_SECONDS": str(seconds)}
+    words = [sys.executable, "-c", "import toy_sweep; toy_sweep.main()", "sweep", "toy", "--out", "toy.json"]
+    process = subprocess.Popen(words, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (JOURNAL.is_file() and JOURNAL.stat().st_size):
+        time.sleep(0.02)
+    return process
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+
+def test_results_hold_every_point_in_the_grids_order_and_what_made_them(here):
+    assert sweep.run(SWEEP, "alignlab sweep toy") == (here / "data/sweeps/toy.json", 8)
+    text = (here / "data/sweeps/toy.json").read_text()
+    kept = json.loads(text)
+    assert list(kept) == ["name", "command", "date", "versions", "points"]
+    assert kept["name"] == "toy" and kept["command"] == "alignlab sweep toy"
+    assert datetime.fromisoformat(kept["date"]).tzinfo is not None and kept["versions"].keys() >= {"alignlab", "torch", "Python"}
+    assert [(point["settings"], point["seed"]) for point in kept["points"]] == list(SWEEP.points)
+    assert kept["points"][0] == {"settings": {"x": 4}, "seed": 0, "result": {"third": 1.3333, "path": [{"step": 0, "value": 571.43}]}}
+    assert text.endswith("\n") and len(text.splitlines()) == 8 + len(kept) + 3, "a line for each point"
+
+
+def test_when_all_points_are_there_the_results_alone_are_written_again(here):
+    path, _ = sweep.run(SWEEP, "first")
+    before = path.read_text()
+    path.unlink()
+    assert sweep.run(SWEEP, "second") == (path, 0)
+    assert path.read_text() == before and len(marks()) == 8
+
+
+def test_a_quick_look_leaves_the_full_results_alone(here):
+    assert sweep.run(SWEEP, "fast", fast=True) == (Path("runs/sweeps/toy-fast/toy.json"), 1)
+    assert len(points("runs/sweeps/toy-fast/toy.json")) == 1 and not (here / "data/sweeps").exists()
+
+
+def test_what_points_share_is_made_before_them_once_for_each_seed_that_is_missing(here, monkeypatch):
+    monkeypatch.setattr(sweep, "_point", lambda each, settings, seed, fast: {"settings": settings, "seed": seed, "result": {}})
+    sweep.run(replace(SWEEP, points=SWEEP.points[:5]), "")
+    assert sorted(marks("prepared")) == ["0", "1"]
+    sweep.run(SWEEP, "")
+    assert sorted(marks("prepared")) == ["0", "1", "1"]
+
+
+def test_settings_taken_out_of_the_grid_leave_the_results_and_new_ones_are_all_that_is_measured():
+    sweep.run(SWEEP, "")
+    changed = replace(SWEEP, points=[({"x": 9}, 0), *SWEEP.points[2:5]])
+    path, measured = sweep.run(changed, "")
+    assert measured == 1 and len(marks()) == 9
+    assert [(point["settings"], point["seed"]) for point in points(path)] == changed.points
+
+
+# ---------------------------------------------------------------------------------------------- interrupted
+
+
+def test_a_half_written_line_is_measured_again(here):
+    path, _ = sweep.run(SWEEP, "")
+    whole = points(path)
+    JOURNAL.write_bytes(JOURNAL.read_bytes()[:-20])
+    assert sweep.run(SWEEP, "") == (path, 1)
+    assert points(path) == whole and len(JOURNAL.read_text().splitlines()) == 8
+    assert sweep.run(SWEEP, "") == (path, 0)
+
+
+def test_points_before_one_that_fails_are_kept(monkeypatch):
+    def fails(settings, seed, fast):
+        if (settings["x"], seed) == (2, 1):
+            raise UserError("diverged; lower the learning rate")
+        return toy_sweep.measure(settings, seed, fast)
+
+    with pytest.raises(UserError, match="diverged"):
+        sweep.run(replace(SWEEP, measure=fails), "")
+    assert len(JOURNAL.read_text().splitlines()) == 6
+    assert sweep.run(SWEEP, "")[1] == 2
+
+
+def test_a_killed_sweep_goes_on_without_a_finished_point():
+    killed = started(seconds=0.4)
+    killed.kill()
+    killed.wait()
+    finished = [json.loads(line) for line in JOURNAL.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    path, measured = sweep.run(SWEEP, "")
+    assert 1 <= len(finished) < 8 and measured == 8 - len(finished)
+    assert all(marks().count(f"{point['settings']['x']} {point['seed']}") == 1 for point in finished)
+    assert [(point["settings"], point["seed"]) for point in points(path)] == SWEEP.points
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_sweep_says_what_is_kept_and_a_second_process_is_refused_meanwhile(number, code):
+    first = started(seconds=1)
+    with pytest.raises(UserError, match=f"runs/sweeps/toy: process {first.pid} is working in this folder; wait until it has ended$"):
+        sweep.run(SWEEP, "")
+    first.send_signal(number)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == code and "Traceback" not in said
+    assert re.search(r"stopped; [1-7] of 8 points are kept in runs/sweeps/toy; the same command continues after them\n", said), said
+    assert "toy: " in said and "| 1/8 " in said, "how far it is"
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatch, capfd):
+    for words in ([], ["strenght"]):
+        monkeypatch.setattr(sys, "argv", ["alignlab", "sweep", *words])
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out
+        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength\n") if words else (0, ""))
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):
+    for out, complaint in ((here, "is a folder; name a file"), (here / "file/toy.json", "cannot be made, since .*file is a file; name")):
+        (here / "file").touch()
+        with pytest.raises(UserError, match=complaint):
+            sweep.run(SWEEP, "", out=out)
+
+    def refuses(**given):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sweep.tempfile, "TemporaryFile", refuses)
+    with pytest.raises(UserError, match="data/sweeps: cannot be written .*choose another --out"):
+        sweep.run(SWEEP, "")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [("tcp://127.0.0.1:8786", r"install alignlab with its extra: pip install 'alignlab\[dask\]'"), ("no address", "no scheduler answers")],
+)
+def test_dask_that_is_not_installed_or_not_there_is_one_line(address, complaint, monkeypatch):
+    if address.startswith("tcp"):
+        monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=complaint) as refused:
+        sweep.run(SWEEP, "", dask=address)
+    assert "\n" not in str(refused.value) and marks() == []
+
+
+# ---------------------------------------------------------------------------------------------- other workers
+
+
+def test_a_dask_cluster_gives_the_same_points_where_its_workers_share_no_folder(here):
+    from distributed import Client, LocalCluster
+
+    one, _ = sweep.run(replace(SWEEP, name="alone"), "", out=Path("one.json"))
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            for number, worker in enumerate(client.scheduler_info()["workers"]):
+                (here / f"worker{number}").mkdir()
+                client.run(os.chdir, here / f"worker{number}", workers=[worker])
+        other, measured = sweep.run(SWEEP, "", out=Path("other.json"), dask=cluster.scheduler_address)
+    assert measured == 8 and points(other) == points(one)
+    assert len([line for number in (0, 1) for line in marks(f"worker{number}/marks")]) == 8
+
+
+@pytest.mark.slow
+def test_the_sweep_of_strengths_in_its_fast_form(here):
+    done = alignlab("sweep", "strength", "--fast", "--out", "strength.json", cwd=here, LOKY_MAX_CPU_COUNT="2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "2 of 2 points measured\nresults: strength.json\n"
+    for point in points("strength.json"):
+        result = point["result"]
+        path = {row["strength"]: row for row in result["path"]}
+        assert list(path) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]
+        assert len(result["reference"]["gold"]) == 32 and result["reference"]["sd"] > 0
+        assert all(len(row[key]) == 32 for row in path.values() for key in ("gold", "kl", "score"))
+        assert sum(path[0.5]["kl"]) < sum(path[1.0]["kl"]) < sum(path[2.0]["kl"])
+        assert all(0 <= row["stop_rate"] <= 1 <= row["length"] for row in path.values())
