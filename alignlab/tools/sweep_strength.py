@@ -7,7 +7,7 @@ from alignlab import dial
 from alignlab.evaluate import Answers
 from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
-from alignlab.recipes import tiny
+from alignlab.recipes import lesson, tiny
 from alignlab.runs import Run
 from alignlab.tools.sweep import Sweep, folder
 
@@ -41,8 +41,8 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
 
 
 def _pipeline(seed: int, fast: bool) -> Pipeline:
-    recipe = tiny(fast)
-    recipe.answers = ANSWERS
+    recipe = lesson(fast=True) if fast else tiny()
+    recipe.answers = 2 if fast else ANSWERS
     recipe.set_seed(seed)
     run = Run(folder(NAME, fast) / f"seed{seed}", {**recipe.describe(), "seed": seed})
     return Pipeline(run, recipe, seed, say=lambda words: None)
