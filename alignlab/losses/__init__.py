@@ -17,10 +17,23 @@ from alignlab.losses.policy import (
     gae,
     last_token,
     normalise,
+    reinforce_loss,
+    rloo_advantages,
     shape_rewards,
     value_loss,
 )
-from alignlab.losses.preferences import dpo_loss, ipo_loss, log_ratio_difference, preference_loss
+from alignlab.losses.preferences import (
+    dpo_loss,
+    dpo_nll_loss,
+    dpop_loss,
+    ipo_loss,
+    kto_kl,
+    kto_loss,
+    length_normalised_dpo_loss,
+    log_ratio_difference,
+    preference_loss,
+    simpo_loss,
+)
 from alignlab.losses.tokens import (
     accuracy,
     before,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alignlab.losses.tokens import kl_estimate, masked, masked_mean
+from alignlab.losses.tokens import kl_estimate, masked, masked_mean, same_shape, sequence_logps
 
 
 @torch.no_grad()
@@ -135,3 +135,51 @@ def adapt_beta(beta: float, kl: float, target: float, samples: int, horizon: int
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * samples / horizon)
+
+
+@torch.no_grad()
+def rloo_advantages(rewards: Tensor, answers: int) -> Tensor:
+    """REINFORCE leave-one-out (Ahmadian et al. 2402.14740): each reward minus the mean of the other answers' to the same prompt.
+
+    That mean takes the critic's place. It does not depend on the answer itself, so the gradient stays unbiased.
+
+    Args:
+        rewards: (B,); each `answers` neighbours answer one prompt.
+        answers: k >= 2, to each prompt.
+
+    Returns:
+        (B,), k / (k - 1) times reward minus the prompt's mean; no gradient.
+
+    Raises:
+        ValueError: fewer than 2 answers, or rewards that are not (B,) with B a multiple of them.
+
+    >>> rloo_advantages(torch.tensor([1.0, 2.0, 6.0]), answers=3)
+    tensor([-3.0000, -1.5000,  4.5000])
+    """
+    if answers < 2:
+        raise ValueError(f"answers must be >= 2, got {answers}: an answer is compared with the others to its prompt")
+    if rewards.dim() != 1 or len(rewards) % answers:
+        raise ValueError(f"rewards must be (B,) with B a multiple of {answers} answers, got {tuple(rewards.shape)}")
+    of_prompt = rewards.reshape(-1, answers)
+    others = (of_prompt.sum(-1, keepdim=True) - of_prompt) / (answers - 1)
+    return (of_prompt - others).flatten()
+
+
+def reinforce_loss(logps: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """REINFORCE (Williams 1992), negated: the whole completion is one action, a sum over its tokens, then a mean over completions.
+
+    Args:
+        logps: (B, T), nats, under the policy that sampled.
+        advantages: (B,), one a completion; no gradient flows through them.
+        mask: (B, T).
+
+    Returns:
+        (); what counts is its gradient, minus that of the expected reward.
+
+    Raises:
+        ValueError: unequal shapes.
+    """
+    same_shape(logps=logps, mask=mask)
+    whole = sequence_logps(logps, mask)
+    same_shape(completions=whole, advantages=advantages)
+    return -(advantages.detach() * whole).mean()
