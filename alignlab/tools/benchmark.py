@@ -23,7 +23,6 @@ from alignlab.recipe import Recipe
 from alignlab.recipes import gamed, tiny
 from alignlab.records import data_folder
 from alignlab.runs import Run
-from alignlab.stages import METHODS
 
 PLACE = Path("runs/benchmark")
 PPO_BETAS = (2.0, 1.0, 0.6, 0.35, 0.25)
@@ -41,7 +40,7 @@ def seeds(of: Sequence[int]) -> None:
         print(report.table(comparisons[-1]), flush=True)
     print(f"\nmean over seeds {tuple(of)}, [lowest, highest seed]")
     print(f"  reward model skill {_spread([c['reward_model']['skill'][0] for c in comparisons])}")
-    for name in ("best_of_16", *METHODS):
+    for name in ("best_of_16", *comparisons[0]["betas"]):
         for key in ("kl", "gold", "gain_sd", "win_rate", "gold_efficiency", "reward_model_efficiency", "optimiser_efficiency"):
             values = [c["policies"][name][key] for c in comparisons]
             if all(values):
