@@ -57,7 +57,7 @@ def run_of(stage, base, score=length_score, prompts=PROMPTS, **settings):
         policy = base.policy("ppo", rank=2)
         return policy, ppo.train(policy, ValueHead(base), score, prompts, ppo_config(**settings))
     if stage == "rloo":
-        policy = base.policy("rloo", rank=2)
+        policy = shaken(base.policy("rloo", rank=2))  # off its reference: where no answer ends, only KL tells them apart
         return policy, rloo.train(policy, score, prompts, rloo_config(**settings))
     small = {"batch_size": 4, "epochs": 2, "learning_rate": 3e-3} | settings
     if stage == "reward":
