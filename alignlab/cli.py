@@ -42,9 +42,10 @@ Size = Annotated[str, _option(INPUT, "tiny (bundled world, any CPU), smol (SmolL
 Model = Annotated[str | None, _option(INPUT, "directory or hub name of a causal LM; with --data makes the size hub")]
 Data = Annotated[str | None, _option(INPUT, "preference pairs: a file (JSON Lines, JSON, CSV, Parquet), a folder, or a hub name")]
 Demonstrations = Annotated[str | None, _option(INPUT, "demonstrations for SFT; without, it learns the chosen completions")]
-Beta = Annotated[float | None, _option(SETTINGS, "price of a nat of KL, for PPO and DPO; larger stays nearer to the SFT model")]
+Beta = Annotated[float | None, _option(SETTINGS, "price of a nat of KL, for every method; larger stays nearer to the SFT model")]
 PpoBeta = Annotated[float | None, _option(SETTINGS, "the same for PPO alone; >= 0")]
 DpoBeta = Annotated[float | None, _option(SETTINGS, "the same for DPO alone; > 0")]
+Methods = Annotated[str, _option(SETTINGS, f"whose policies are judged, with commas: any of {', '.join(METHODS)}")]
 Seed = Annotated[int, _option(SETTINGS, "of every stage, at least 0", callback=_seed)]
 Out = Annotated[Path | None, _option(SETTINGS, "folder of the run; the same command continues where it was stopped")]
 Fast = Annotated[bool, _option(SETTINGS, "the whole path in a small version", "--fast")]
@@ -102,13 +103,15 @@ def run(
     size: Size = "tiny", model: Model = None, data: Data = None, demonstrations: Demonstrations = None, beta: Beta = None,
     ppo_beta: PpoBeta = None, dpo_beta: DpoBeta = None, seed: Seed = 0, out: Out = None, fast: Fast = False, strict: Strict = False,
     limit: Limit = None, split: Split = None, config: Config = None, columns: Columns = None, max_new_tokens: MaxNewTokens = None,
+    methods: Methods = "ppo,dpo",
 ) -> None:  # fmt: skip
     """Both pipelines from one start, judged on one reward-KL plane, with a report."""
     from alignlab.files import write_whole
     from alignlab.lab import report
 
     source = _source(strict, limit, split, config, columns, max_new_tokens)
-    with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source) as pipeline:
+    chosen = _methods(methods)
+    with _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, methods=chosen) as pipeline:
         folder, commands = pipeline.run.folder, list(pipeline.run.metrics("commands.jsonl"))
         made_by = {"versions": commands[-1]["versions"], "command": commands[-1]["command"], "date": commands[-1]["at"]}
         comparison = pipeline.compare() | made_by
@@ -256,13 +259,20 @@ def _source(strict, limit, split, config, columns, max_new_tokens):
     return Source(split=split, config=config, columns=names or None, limit=limit, strict=strict, max_new_tokens=max_new_tokens)
 
 
+def _methods(words: str) -> tuple[str, ...]:
+    """The methods that are named, each once, in this order."""
+    names = tuple(dict.fromkeys(name.strip() for name in words.split(",")))
+    if unknown := [name for name in names if name not in METHODS]:
+        raise UserError(f"--methods must name any of {', '.join(METHODS)}, with commas between them, got {unknown[0]!r}")
+    return names
+
+
 @contextmanager
-def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, changes=None):
+def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed, out, fast, source, changes=None, methods=None):
     """Check all options before anything is written, then open the run and keep other processes out of it.
 
-    `changes` holds settings of single stages, {stage: {name: value or None}}.
+    `changes` holds settings of single stages, {stage: {name: value or None}}; `methods` are those judged, if not the recipe's.
     """
-    own_betas = {"ppo": ppo_beta, "dpo": dpo_beta}
     from transformers.utils.logging import disable_progress_bar
 
     from alignlab.doctor import circumstances
@@ -276,17 +286,10 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
         check_folder(out)
     recipe = choose(size, model, data, demonstrations, fast, source, _say)
     name = [recipe.name, *(["fast"] if fast else [])]
-    for stage in dict.fromkeys((*recipe.methods, *(changes or {}))):
-        config, own = recipe.config(stage), own_betas.get(stage)
-        if hasattr(config, "beta") and (value := beta if own is None else own) is not None:
-            config.beta = value
-            name.append(f"{stage}-beta{value:g}")
-        for key, value in (changes or {}).get(stage, {}).items():
-            if value is not None:
-                setattr(config, key, value)
-                name.append(f"{stage}-{key}{value:g}")
-        if complaint := stages()[stage].check(config):
-            raise UserError(complaint)
+    if methods not in (None, recipe.methods):
+        recipe.methods = methods
+        name += methods
+    name += _set(recipe, beta, {"ppo": ppo_beta, "dpo": dpo_beta}, changes or {})
     recipe.set_seed(seed)
     folder = out or Path("runs") / "-".join([*name, f"seed{seed}"])
     opened = Run(folder, {**recipe.describe(), "seed": seed})
@@ -302,6 +305,27 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
             if line := disk_error(folder, error):
                 raise line from error
             raise
+
+
+def _set(recipe, beta, own_betas, changes) -> list[str]:
+    """Put the options into the settings of the stages; returns what the folder's name tells of them."""
+    told, configs = [], {stage: recipe.config(stage) for stage in dict.fromkeys((*recipe.methods, *changes))}  # before any is changed
+    if left_out := [stage for stage, own in own_betas.items() if own is not None and stage not in configs]:
+        raise UserError(f"--{left_out[0]}-beta needs {left_out[0]} among --methods")
+    for stage, config in configs.items():
+        own = own_betas.get(stage)
+        if hasattr(config, "beta") and (value := beta if own is None else own) is not None:
+            config.beta = value
+            told.append(f"{stage}-beta{value:g}")
+        for key, value in changes.get(stage, {}).items():
+            if value is not None:
+                if not hasattr(config, key):
+                    raise UserError(f"{stages()[stage].title} has no --{key.replace('_', '-')}; leave it out")
+                setattr(config, key, value)
+                told.append(f"{stage}-{key}{value:g}")
+        if complaint := stages()[stage].check(config):
+            raise UserError(complaint)
+    return told
 
 
 @contextmanager

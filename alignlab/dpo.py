@@ -18,7 +18,7 @@ from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Gi
 class Config:
     """Beta, label smoothing and the learning rate are read at each step, so a change takes effect at the next one."""
 
-    beta: float = 0.5  # > 0; the price of KL (see the head of losses.py)
+    beta: float = 0.5  # > 0; the price of KL (see the head of `losses`)
     label_smoothing: float = 0.0  # in [0, 0.5); the share of labels expected to be wrong (cDPO)
     learning_rate: float = 1.5e-3  # of AdamW; works together with beta
     batch_size: int = 64  # pairs per step

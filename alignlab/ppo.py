@@ -23,7 +23,7 @@ LEAST_BETA = 1e-3  # of an adaptive beta, which is multiplied: from 0 it would n
 class Config:
     """Beta and the settings of sampling are read at each iteration, those of learning at each epoch, the rest at the start."""
 
-    beta: float = 0.38  # >= 0; the price of KL (see the head of losses.py), in reward units per nat
+    beta: float = 0.38  # >= 0; the price of KL (see the head of `losses`), in reward units per nat
     kl_target: float | None = None  # nats per completion, or None; with it, beta is adapted to hold the KL there
     kl_horizon: int = 5000  # completions over which an adaptive beta may change by a fifth
     clip_epsilon: float = 0.2  # how far the ratio to the policy that sampled may move before the objective stops rewarding it

@@ -1,7 +1,7 @@
 """A recipe: a model, data, a judge, and the settings of each stage. The code that runs one is the same for all."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import Tensor
@@ -49,9 +49,12 @@ class Recipe:
         return next(config for config in self.stages.values() if hasattr(config, "max_new_tokens"))
 
     def config(self, stage: str) -> Any:
-        """The settings of a stage; its Config's own where the recipe says nothing."""
+        """The settings of a stage; its Config's own where the recipe says nothing, but one that samples learns and samples as PPO does."""
         if stage not in self.stages:
-            self.stages[stage] = stages()[stage].config()
+            kind = stages()[stage].config
+            own = {field.name for field in fields(kind)}
+            known = asdict(self.sampling) if "max_new_tokens" in own else {}
+            self.stages[stage] = kind(**{name: value for name, value in known.items() if name in own})
         return self.stages[stage]
 
     def set_seed(self, seed: int) -> None:

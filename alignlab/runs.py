@@ -49,11 +49,16 @@ def _first_difference(one: dict, other: dict, within: str = "") -> tuple[str, ob
     return f"{within}{key}", old, new
 
 
+def _stages_alone(one: dict, other: dict) -> dict:
+    """The settings of stages that only the first has; they may be added to a run, since nothing of it was made with others."""
+    return {key: value for key, value in one.items() if key not in other and isinstance(value, dict)}
+
+
 class Run:
     """One run in one folder."""
 
     def __init__(self, folder: str | Path, config: dict):
-        """Start a run, or continue the one in that folder where its config is the same.
+        """Start a run, or continue the one in that folder where its config is the same, but for stages that it had not.
 
         Raises:
             UserError: the folder holds something else.
@@ -66,11 +71,15 @@ class Run:
             there = read_json(self._path("config.json"))
             if not isinstance(there, dict):
                 raise UserError(f"{self._path('config.json')}: holds no settings; choose another --out, or remove {self.folder}")
-            if there != config:
-                name, old, new = _first_difference(there, config)
+            kept, added = _stages_alone(there, config), _stages_alone(config, there)
+            if there | added != config | kept:
+                name, old, new = _first_difference(there | added, config | kept)
                 raise UserError(
                     f"{self.folder}: holds a run with {name} = {json.dumps(old)}, not {json.dumps(new)}; choose another --out, or remove it"
                 )
+            config |= kept
+            if added:
+                self.write_json("config.json", there | added)
         else:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,13 @@ from pathlib import Path
 import alignlab
 
 HERE = Path(alignlab.__file__).parent
-ROOMS = {".".join(path.relative_to(HERE).with_suffix("").parts): path for path in HERE.rglob("*.py")}  # such as "dpo" and "lab.live"
-TOP = {room for room in ROOMS if "." not in room}
+ROOMS = {  # such as "dpo", "lab.live" and, for a package's own file, "losses"
+    ".".join(path.relative_to(HERE).with_suffix("").parts).removesuffix(".__init__"): path for path in HERE.rglob("*.py")
+}
+TOP = {room for room in ROOMS if room.split(".")[0] not in ("lab", "tools", "examples")}
+EQUATIONS = {room for room in ROOMS if room.split(".")[0] == "losses"}
 DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
-STAGES = {"sft", "reward", "ppo", "dpo"}
+STAGES = {"sft", "reward", "ppo", "dpo", "rloo"}
 
 
 def imports(room: str) -> tuple[set[str], set[str]]:
@@ -21,7 +24,8 @@ def imports(room: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom):
             package, _, rest = node.module.partition(".")
             if package == "alignlab":
-                ours |= {rest} if rest in ROOMS else {f"{rest}.{name.name}".lstrip(".") for name in node.names}
+                inner = {f"{rest}.{name.name}".lstrip(".") for name in node.names}  # rooms, or names of what stands in `rest`
+                ours |= {other if other in ROOMS or rest not in ROOMS else rest for other in inner}
             else:
                 others.add(package)
     return ours, others
@@ -33,7 +37,10 @@ def test_every_import_of_ours_is_a_room():
 
 
 def test_the_equations_import_torch_alone():
-    assert imports("losses") == (set(), {"torch"})
+    assert EQUATIONS > {"losses", "losses.tokens"}
+    for room in EQUATIONS:
+        ours, others = imports(room)
+        assert ours <= EQUATIONS - {"losses"} and others <= {"torch"}, room
     ours, others = imports("exact")
     assert ours == set() and others <= {"torch", "math", "collections", "typing"}
 
@@ -50,12 +57,12 @@ def test_stages_import_only_what_stands_before_them():
 
 def test_the_command_line_alone_imports_what_faces_the_notebook_or_measures_and_builds():
     for room in TOP - {"cli"}:
-        assert not {other for other in imports(room)[0] if other.startswith(("lab.", "tools."))}, room
+        assert not {other for other in imports(room)[0] if other.split(".")[0] in ("lab", "tools", "examples")}, room
 
 
 def test_only_the_rooms_of_the_notebook_import_what_draws():
     for room in ROOMS:
-        if not room.startswith("lab."):
+        if room.split(".")[0] != "lab":
             assert not imports(room)[1] & DRAWING, room
 
 

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignlab import cli, files
 from alignlab.errors import UserError
 from alignlab.files import read_lines
+from alignlab.recipes import tiny
 from alignlab.runs import Run
 
 PAIR = {"prompt": "Say something.", "chosen": "Something kind.", "rejected": "Something rude."}
@@ -173,6 +174,11 @@ MISTAKES = {
     "half a character": (["run", "--model", "m", "--data", "half.jsonl"], "half.jsonl, line 1: half of a character"),
     "unknown Dask scheduler": (["sweep", "strength", "--dask", "nowhere", "--out", "new.json"], "--dask nowhere: no scheduler answers"),
     "sweep into a folder": (["sweep", "strength", "--out", "full"], "full: is a folder; name a file"),
+    "no such method": (["run", "--methods", "ppo,grpo"], "--methods must name any of ppo, dpo, rloo, with commas between them, got 'grpo'"),
+    "no method": (["run", "--methods", ""], "--methods must name any of ppo, dpo, rloo"),
+    "the beta of a method that is left out": (["run", "--methods", "rloo,dpo", "--ppo-beta", "1"], "--ppo-beta needs ppo among --methods"),
+    "beta below 0 for RLOO": (["run", "--methods", "rloo", "--beta", "-1"], "beta must be >= 0 for RLOO, got -1"),
+    "a setting that a stage has not": (["rloo", "--epochs", "2"], "RLOO has no --epochs"),
     "seed too large": (["run", "--seed", "99999999999999999999"], "--seed"),
 }
 
@@ -260,7 +266,7 @@ def test_alone_it_prints_its_help_line_by_line(monkeypatch, capfd):
     assert code == 0 and err == "" and "Usage: alignlab [OPTIONS] COMMAND" in out
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    for name in ("run", "sft", "reward", "ppo", "dpo", "compare", "lab", "sweep", "doctor"):
+    for name in ("run", "sft", "reward", "ppo", "dpo", "rloo", "compare", "lab", "sweep", "doctor"):
         assert any(line.lstrip("│| ").startswith(f"{name} ") for line in lines), name
 
 
@@ -323,6 +329,50 @@ def test_the_first_setting_that_differs_is_named_alone(tmp_path):
     Run(tmp_path / "run", {"ppo": {"beta": 1.0, "lam": 1.0}})
     with pytest.raises(UserError, match=r"holds a run with ppo.beta = 1.0, not 2.0; choose"):
         Run(tmp_path / "run", {"ppo": {"beta": 2.0, "lam": 1.0}})
+
+
+def test_a_stage_may_be_added_to_a_run_and_left_out_again_but_not_changed(tmp_path):
+    first, added = {"seed": 0, "ppo": {"beta": 1.0}}, {"rloo": {"beta": 0.4}}
+    Run(tmp_path, first)
+    for config in (first | added, first):
+        assert Run(tmp_path, config).config == files.read_json(tmp_path / "config.json") == first | added
+    with pytest.raises(UserError, match=r"holds a run with rloo.beta = 0.4, not 0.5"):
+        Run(tmp_path, first | {"rloo": {"beta": 0.5}})
+    with pytest.raises(UserError, match="holds a run with seed = 0, not 1"):
+        Run(tmp_path, first | {"seed": 1, "sft": {}})
+    assert files.read_json(tmp_path / "config.json") == first | added, "what is refused changes nothing"
+
+
+# ---------------------------------------------------------------------------------------------- which methods are judged
+
+
+@pytest.mark.parametrize(
+    ("words", "methods", "folder"),
+    [
+        ("ppo,dpo", ("ppo", "dpo"), "tiny-seed0"),
+        ("ppo, dpo,ppo", ("ppo", "dpo"), "tiny-seed0"),
+        ("ppo,dpo,rloo", ("ppo", "dpo", "rloo"), "tiny-ppo-dpo-rloo-seed0"),
+        ("rloo,dpo", ("rloo", "dpo"), "tiny-rloo-dpo-seed0"),
+    ],
+)
+def test_methods_are_judged_in_the_order_in_which_they_are_named_and_name_the_folder(words, methods, folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("alignlab.pipeline.Pipeline.compare", lambda self: seen.append(self) or 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        cli.app(["run", "--methods", words], standalone_mode=False)
+    assert seen[0].methods == methods and seen[0].run.folder == Path("runs") / folder
+    assert set(methods) <= set(seen[0].run.config)
+
+
+def test_a_beta_for_all_is_also_that_of_rloo_and_ppos_own_is_not(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("alignlab.pipeline.Pipeline.make", lambda self, stage: seen.append(self) or 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    for options in (["--beta", "1"], ["--ppo-beta", "0.2"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.app(["rloo", *options], standalone_mode=False)
+    assert [pipeline.config("rloo").beta for pipeline in seen] == [1.0, tiny().config("rloo").beta]
 
 
 # ---------------------------------------------------------------------------------------------- the folder of a run

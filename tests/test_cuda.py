@@ -1,4 +1,4 @@
-"""The four stages and the judge on an NVIDIA GPU: the CPU's numbers, one seed one run, and bfloat16 where a network is large."""
+"""The stages and the judge on an NVIDIA GPU: the CPU's numbers, one seed one run, and bfloat16 where a network is large."""
 
 import math
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from architectures import DEMONSTRATIONS, PAIRS, PROMPTS, batch_of, build, each_architecture, random_examples, shaken
 
-from alignlab import dpo, evaluate, loading, ppo, reward, sft
+from alignlab import dpo, evaluate, loading, ppo, reward, rloo, sft
 from alignlab.models import RewardModel, ValueHead, load
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-each_stage = pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo"])
+each_stage = pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "rloo"])
 near = {"rtol": 1e-3, "atol": 1e-4}
 
 
@@ -24,6 +24,10 @@ def run_of(stage, base):
         policy = base.policy("ppo", rank=2)
         config = ppo.Config(iterations=3, batch_size=16, minibatch_size=8, micro_batch_size=4, max_new_tokens=6)
         return policy, list(ppo.train(policy, ValueHead(base), length_score, PROMPTS, config, judge=length_score))
+    if stage == "rloo":
+        policy = base.policy("rloo", rank=2)
+        config = rloo.Config(iterations=3, batch_size=16, minibatch_size=8, micro_batch_size=4, max_new_tokens=6)
+        return policy, list(rloo.train(policy, length_score, PROMPTS, config, judge=length_score))
     small = {"batch_size": 4, "micro_batch_size": 2, "epochs": 2}
     if stage == "reward":
         model = base.reward_model(rank=2)
@@ -38,7 +42,7 @@ def numbers(metrics):
     return torch.tensor([[value for value in step.values() if isinstance(value, int | float)] for step in metrics], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])  # PPO draws its samples from the device's own generator
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])  # the others draw their samples from the device's own generator
 @each_architecture
 def test_a_stage_without_sampling_has_the_cpus_numbers(stage, name):
     ours, theirs = (numbers(run_of(stage, build(name, device=device))[1]) for device in ("cuda", "cpu"))

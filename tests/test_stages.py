@@ -1,4 +1,4 @@
-"""The four stages and the judge: how each starts, what it touches, when it stops, and that one seed is one run."""
+"""The stages and the judge: how each starts, what it touches, when it stops, and that one seed is one run."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from architectures import (
     shaken,
 )
 
-from alignlab import dpo, evaluate, losses, ppo, reward, sft
+from alignlab import dpo, evaluate, losses, ppo, reward, rloo, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
@@ -29,7 +29,8 @@ from alignlab.stage import Control, Panel
 from alignlab.stages import stage_of, stages
 
 near = {"rtol": 0, "atol": 1e-5}
-STAGES = ["sft", "reward", "dpo", "ppo"]
+STAGES = ["sft", "reward", "dpo", "ppo", "rloo"]
+SAMPLING = ["ppo", "rloo"]
 each_stage = pytest.mark.parametrize("stage", STAGES)
 
 
@@ -44,11 +45,20 @@ def ppo_config(**settings):
     )
 
 
+def rloo_config(**settings):
+    return rloo.Config(
+        **{"iterations": 3, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 6, "learning_rate": 3e-3} | settings
+    )
+
+
 def run_of(stage, base, score=length_score, prompts=PROMPTS, **settings):
     """What trains, and the generator of its metrics."""
     if stage == "ppo":
         policy = base.policy("ppo", rank=2)
         return policy, ppo.train(policy, ValueHead(base), score, prompts, ppo_config(**settings))
+    if stage == "rloo":
+        policy = shaken(base.policy("rloo", rank=2))  # off its reference: where no answer ends, only KL tells them apart
+        return policy, rloo.train(policy, score, prompts, rloo_config(**settings))
     small = {"batch_size": 4, "epochs": 2, "learning_rate": 3e-3} | settings
     if stage == "reward":
         model = base.reward_model(rank=2)
@@ -68,15 +78,14 @@ def gradients(model):
 
 @each_stage
 def test_nothing_happens_before_the_first_step_is_asked_for(stage):
-    {"sft": sft, "reward": reward, "dpo": dpo}[stage].train(None, None, None) if stage != "ppo" else ppo.train(
-        None, None, None, None, None
-    )
+    module, inputs = {"sft": (sft, 3), "reward": (reward, 3), "dpo": (dpo, 3), "ppo": (ppo, 5), "rloo": (rloo, 4)}[stage]
+    module.train(*[None] * inputs)
     asked = []
     model, steps = run_of(stage, build("llama"), score=lambda samples: asked.append(samples) or length_score(samples))
     before = copies(model.base.network.parameters())
     assert not asked and identical(before, model.base.network.parameters())
     next(steps)
-    assert bool(asked) == (stage == "ppo")
+    assert bool(asked) == (stage in SAMPLING)
 
 
 @each_stage
@@ -141,13 +150,15 @@ def test_training_changes_its_own_role_and_nothing_else_bit_for_bit(stage, name)
     assert all(parameter.grad is None for parameter in everyone)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "rloo"])
 def test_a_full_policy_trains_while_its_reference_stays(stage):
     base = build("qwen3")
     policy = base.policy(rank=None)
     reference, start = copies(base.network.parameters()), copies(policy.parameters())
     if stage == "ppo":
         list(ppo.train(policy, ValueHead(base), length_score, PROMPTS, ppo_config()))
+    elif stage == "rloo":
+        list(rloo.train(policy, length_score, PROMPTS, rloo_config()))
     else:
         module, records = (sft, DEMONSTRATIONS) if stage == "sft" else (dpo, PAIRS)
         list(module.train(policy, records, module.Config(batch_size=4, epochs=1)))
@@ -218,7 +229,7 @@ def test_a_stage_that_meets_a_nan_says_so_and_leaves_its_weights(stage, monkeypa
     model, steps = run_of(stage, base, score=lambda samples: length_score(samples) * math.nan)
     if stage == "reward":
         monkeypatch.setattr(model, "scores", lambda batch: type(model).scores(model, batch) * math.nan)
-    elif stage != "ppo":
+    elif stage not in SAMPLING:
         monkeypatch.setattr(model, "logps", lambda batch: type(model).logps(model, batch) * math.nan)
     before = copies(model.parameters())
     with pytest.raises(TrainingError, match="lower the learning rate"):
@@ -841,7 +852,9 @@ def test_a_config_belongs_to_its_stage_and_its_controls_move_what_it_has(stage):
     assert told.check(told.config()) is None
 
 
-@pytest.mark.parametrize(("stage", "beta"), [("ppo", -0.1), ("ppo", math.inf), ("dpo", 0.0), ("dpo", math.nan)])
+@pytest.mark.parametrize(
+    ("stage", "beta"), [("ppo", -0.1), ("ppo", math.inf), ("rloo", -0.1), ("rloo", math.nan), ("dpo", 0.0), ("dpo", math.nan)]
+)
 def test_a_stage_says_what_is_wrong_with_a_beta(stage, beta):
     assert "beta must be >" in stages()[stage].check(stages()[stage].config(beta=beta))
 
@@ -856,3 +869,13 @@ def test_a_recipe_that_says_nothing_of_a_stage_gives_it_its_own_settings():
     recipe = tiny()
     del recipe.stages["dpo"]
     assert recipe.config("dpo") == dpo.Config() and recipe.config("dpo") is recipe.config("dpo")
+
+
+def test_a_method_that_samples_and_that_a_recipe_does_not_name_has_what_it_shares_with_ppo():
+    recipe = tiny()
+    assert "rloo" not in recipe.describe() and recipe.methods == ("ppo", "dpo"), "a default run is as it was"
+    recipe.stages["ppo"] = ppo.Config(beta=0.1, batch_size=64, max_new_tokens=9, temperature=0.7, learning_rate=1e-4, seed=3)
+    assert recipe.config("rloo") == rloo.Config(
+        beta=0.1, batch_size=64, max_new_tokens=9, temperature=0.7, learning_rate=1e-4, seed=3
+    )
+    assert tiny().config("rloo") == rloo.Config()

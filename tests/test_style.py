@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import alignlab
+from alignlab.stages import stages
 from alignlab.tools import lines
 
 ROOT = Path(alignlab.__file__).parent.parent
@@ -58,7 +59,7 @@ def test_docstrings_and_comments_are_no_code(tmp_path):
 
 
 def test_every_stage_shows_its_backward_pass_and_its_step():
-    for stage in ("sft", "reward", "ppo", "dpo"):
+    for stage in stages():
         nodes = ast.walk(ast.parse((lines.ROOT / f"{stage}.py").read_text()))
         calls = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
         assert {"backward", "step"} <= calls, stage

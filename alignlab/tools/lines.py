@@ -6,7 +6,10 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-READ = {"DPO": ("dpo", "data", "losses", "models", "optim"), "PPO": ("ppo", "data", "losses", "models", "heads", "optim", "rollout")}
+READ = {
+    "DPO": ("dpo", "data", "losses/tokens", "losses/preferences", "models", "optim"),
+    "PPO": ("ppo", "data", "losses/tokens", "losses/policy", "models", "heads", "optim", "rollout"),
+}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 400
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
