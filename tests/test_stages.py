@@ -19,7 +19,7 @@ from architectures import (
     shaken,
 )
 
-from alignlab import dpo, evaluate, losses, ppo, reward, rloo, sft
+from alignlab import dpo, evaluate, losses, online, ppo, reward, rloo, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
@@ -29,8 +29,8 @@ from alignlab.stage import Control, Panel
 from alignlab.stages import stage_of, stages
 
 near = {"rtol": 0, "atol": 1e-5}
-STAGES = ["sft", "reward", "dpo", "ppo", "rloo"]
-SAMPLING = ["ppo", "rloo"]
+STAGES = ["sft", "reward", "dpo", "ppo", "rloo", "online"]
+SAMPLING = ["ppo", "rloo", "online"]
 each_stage = pytest.mark.parametrize("stage", STAGES)
 
 
@@ -51,6 +51,10 @@ def rloo_config(**settings):
     )
 
 
+def online_config(**settings):
+    return online.Config(**{"steps": 3, "batch_size": 8, "micro_batch_size": 4, "max_new_tokens": 6, "learning_rate": 3e-3} | settings)
+
+
 def run_of(stage, base, score=length_score, prompts=PROMPTS, **settings):
     """What trains, and the generator of its metrics."""
     if stage == "ppo":
@@ -59,6 +63,9 @@ def run_of(stage, base, score=length_score, prompts=PROMPTS, **settings):
     if stage == "rloo":
         policy = shaken(base.policy("rloo", rank=2))  # off its reference: where no answer ends, only KL tells them apart
         return policy, rloo.train(policy, score, prompts, rloo_config(**settings))
+    if stage == "online":
+        policy = base.policy("online", rank=2)
+        return policy, online.train(policy, score, prompts, online_config(**settings))
     small = {"batch_size": 4, "epochs": 2, "learning_rate": 3e-3} | settings
     if stage == "reward":
         model = base.reward_model(rank=2)
@@ -78,7 +85,8 @@ def gradients(model):
 
 @each_stage
 def test_nothing_happens_before_the_first_step_is_asked_for(stage):
-    module, inputs = {"sft": (sft, 3), "reward": (reward, 3), "dpo": (dpo, 3), "ppo": (ppo, 5), "rloo": (rloo, 4)}[stage]
+    counts = {sft: 3, reward: 3, dpo: 3, ppo: 5, rloo: 4, online: 4}
+    module, inputs = next((module, count) for module, count in counts.items() if module.STAGE.name == stage)
     module.train(*[None] * inputs)
     asked = []
     model, steps = run_of(stage, build("llama"), score=lambda samples: asked.append(samples) or length_score(samples))
@@ -150,7 +158,7 @@ def test_training_changes_its_own_role_and_nothing_else_bit_for_bit(stage, name)
     assert all(parameter.grad is None for parameter in everyone)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "rloo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo", "rloo", "online"])
 def test_a_full_policy_trains_while_its_reference_stays(stage):
     base = build("qwen3")
     policy = base.policy(rank=None)
@@ -159,6 +167,8 @@ def test_a_full_policy_trains_while_its_reference_stays(stage):
         list(ppo.train(policy, ValueHead(base), length_score, PROMPTS, ppo_config()))
     elif stage == "rloo":
         list(rloo.train(policy, length_score, PROMPTS, rloo_config()))
+    elif stage == "online":
+        list(online.train(policy, length_score, PROMPTS, online_config()))
     else:
         module, records = (sft, DEMONSTRATIONS) if stage == "sft" else (dpo, PAIRS)
         list(module.train(policy, records, module.Config(batch_size=4, epochs=1)))
