@@ -7,19 +7,18 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from alignlab.errors import UserError
 from alignlab.stages import METHODS, stages
+from alignlab.terminal import progress, say
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -59,7 +58,6 @@ LearningRate = Annotated[float | None, _option(SETTINGS, "of this stage's AdamW"
 Epochs = Annotated[int | None, _option(SETTINGS, "of this stage", min=1)]
 
 SWEEP_OUT = "file of the results; by default data/sweeps/NAME.json, and with --fast one in the sweep's folder"
-QUIET = 30  # seconds between two lines on a stage's progress where no terminal shows bars
 COLUMNS = ("prompt", "chosen", "rejected", "completion", "system")
 
 
@@ -284,7 +282,7 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     disable_progress_bar()  # of loading, which would stand between ours
     if out is not None:
         check_folder(out)
-    recipe = choose(size, model, data, demonstrations, fast, source, _say)
+    recipe = choose(size, model, data, demonstrations, fast, source, say)
     name = [recipe.name, *(["fast"] if fast else [])]
     if methods not in (None, recipe.methods):
         recipe.methods = methods
@@ -296,8 +294,8 @@ def _pipeline(size, model, data, demonstrations, beta, ppo_beta, dpo_beta, seed,
     with opened.held():
         try:
             opened.log(circumstances(shlex.join(["alignlab", *sys.argv[1:]]), seed, fast), "commands.jsonl")
-            with _progress() as (watch, say):
-                yield Pipeline(opened, recipe, seed, watch, say)
+            with progress() as (watch, line):
+                yield Pipeline(opened, recipe, seed, watch, line)
         except (KeyboardInterrupt, Interrupted) as stop:
             raise Stopped(opened.kept(), stop.code if isinstance(stop, Interrupted) else 130) from None
         except Exception as error:
@@ -326,51 +324,6 @@ def _set(recipe, beta, own_betas, changes) -> list[str]:
         if complaint := stages()[stage].check(config):
             raise UserError(complaint)
     return told
-
-
-@contextmanager
-def _progress():
-    """What shows the steps of a stage, and what says a line: in a terminal with a bar for the stage that runs, else as plain lines.
-
-    A stage that has ended leaves one line; where no bar is seen, so does a longer one every half minute.
-    """
-    name, numbers = TextColumn("{task.description:>9}"), TextColumn("{task.fields[shown]}")
-    columns = name, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), numbers
-    terminal = sys.stderr.isatty()
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    bars = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, disable=not terminal)
-    running: dict[str, TaskID] = {}
-    said: dict[str, float] = {}  # when something was said of a stage that runs
-
-    def line(words: str) -> None:
-        console.print(words, soft_wrap=True) if terminal else print(words, file=sys.stderr, flush=True)
-
-    def watch(metrics: dict) -> None:
-        stage, step, steps, now = metrics["stage"], metrics["step"] + 1, metrics["steps"], time.monotonic()
-        partial = bool(metrics.get("partial"))
-        ended = step == steps and not partial
-        if stage not in running:
-            if ended:
-                return  # done at once: there is nothing to wait for
-            running[stage], said[stage] = bars.add_task(stage, total=steps, shown=""), now
-        bars.update(running[stage], completed=step - partial, shown=_shown(metrics))
-        if ended:
-            bars.remove_task(running.pop(stage))
-        if ended or not terminal and now - said[stage] >= QUIET:
-            line(f"{stage:>9}  {step - partial} of {steps}  {_shown(metrics)}".rstrip())
-            said[stage] = now
-
-    with bars:
-        yield watch, line if terminal and sys.stdout.isatty() else _say
-
-
-def _shown(metrics: dict) -> str:
-    """The numbers that tell most about a step."""
-    return ", ".join(f"{key} {metrics[key]:z.2f}" for key in ("loss", "reward", "accuracy", "kl") if key in metrics)
-
-
-def _say(words: str) -> None:
-    print(words, flush=True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ class Config:
 def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callable[..., Tensor] = dpo_loss) -> Iterator[dict]:
     """Train the policy on records with `prompt`, `chosen` and `rejected`; yields a dict of metrics per step.
 
-    `loss_fn` is called as `loss_fn(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)`, and with
-    `label_smoothing=` where that is not 0.
+    `loss_fn` is called as `loss_fn(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)`, with
+    `label_smoothing=` where that is not 0, and with `chosen_lengths=` or `rejected_lengths=` (tokens) where it has such arguments.
 
     Metrics: see `STAGE.metrics`.
     """
@@ -41,6 +42,7 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
     tokens = lengths(examples)
     references = torch.full((len(examples), 2), torch.nan)  # each pair's, kept from the first time that it is seen
     optimizer = optimiser(policy.parameters())
+    arguments = signature(loss_fn).parameters
     steps = minibatches(len(examples), config.batch_size, config.epochs, generator)
     for step, rows in enumerate(steps):
         beta, options = config.beta, {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
@@ -53,7 +55,9 @@ def train(policy: Policy, pairs: Sequence[dict], config: Config, loss_fn: Callab
                 references[micro] = reference_logps(policy, batch).T.cpu()
             reference = references[micro].T.to(policy.device)  # (2, micro): chosen, rejected
             logps = _by_pair(policy.logps(batch), batch)  # (2, micro)
-            part = loss_fn(*logps, *reference, beta, **options) * (len(micro) / len(rows))
+            counts = dict(zip(("chosen_lengths", "rejected_lengths"), batch.mask.sum(-1).chunk(2), strict=True))
+            lengths_asked = {name: count for name, count in counts.items() if name in arguments}
+            part = loss_fn(*logps, *reference, beta, **options, **lengths_asked) * (len(micro) / len(rows))
             part.backward()
             loss += part.item()
             seen.append((logps.detach(), reference))

@@ -21,7 +21,7 @@ from conftest import alignlab
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from alignlab import cli, files
+from alignlab import cli, files, terminal
 from alignlab.errors import UserError
 from alignlab.files import read_lines
 from alignlab.recipes import tiny
@@ -292,8 +292,8 @@ def steps(count, **numbers):
 
 def test_progress_that_no_terminal_shows_is_a_line_a_stage_and_one_each_half_minute(monkeypatch, capfd):
     clock = iter([0, 10, 31, 40, 50, 62, 70])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._progress() as (watch, say):
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.progress() as (watch, say):
         say("PPO")
         for metrics in steps(7, kl=-0.001, loss=0.5):
             watch(metrics)
@@ -307,16 +307,16 @@ def test_progress_in_a_terminal_is_a_bar_that_leaves_one_line(monkeypatch):
         def isatty(self):
             return True
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    with cli._progress() as (watch, say):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(sys, "stdout", screen)
+    with terminal.progress() as (watch, say):
         say("PPO with [beta]")
         for metrics in [*steps(3), {"stage": "judge", "step": 0, "steps": 1}]:
             watch(metrics)
-    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1]).rstrip() for line in terminal.getvalue().splitlines()]
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1]).rstrip() for line in screen.getvalue().splitlines()]
     assert [line for line in shown if line.startswith(("PPO", "      ppo  3 of 3"))] == ["PPO with [beta]", "      ppo  3 of 3"]
-    assert "judge" not in terminal.getvalue(), "what is done at once needs no bar"
+    assert "judge" not in screen.getvalue(), "what is done at once needs no bar"
 
 
 def test_another_config_in_the_same_folder_is_refused_by_name(tmp_path):

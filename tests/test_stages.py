@@ -364,6 +364,21 @@ def test_a_reward_model_learns_its_pairs():
 # ---------------------------------------------------------------------------------------------- DPO
 
 
+def test_a_loss_that_asks_for_lengths_is_given_each_completions_tokens():
+    seen = []
+
+    def by_length(*logps_and_beta, rejected_lengths, chosen_lengths):
+        seen.append((chosen_lengths.tolist(), rejected_lengths.tolist()))
+        return losses.length_normalised_dpo_loss(*logps_and_beta, chosen_lengths, rejected_lengths)
+
+    policy = build("llama").policy(rank=2)
+    config = dpo.Config(batch_size=len(PAIRS), epochs=2, learning_rate=1e-2)
+    *_, last = dpo.train(policy, PAIRS, config, loss_fn=by_length)
+    ids = [[policy.tokenizer(pair[side], add_special_tokens=False)["input_ids"] for pair in PAIRS] for side in ("chosen", "rejected")]
+    assert [sorted(side) for side in seen[0]] == [sorted(len(row) + 1 for row in side) for side in ids]  # EOS included
+    assert last["loss"] < math.log(2)
+
+
 @each_architecture
 @pytest.mark.parametrize("rank", [2, None])
 def test_dpo_starts_at_log_2_and_at_no_margin(name, rank):

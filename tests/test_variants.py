@@ -28,25 +28,25 @@ def minus_log_sigmoid(x):
 
 def test_length_normalised_dpo_by_hand():
     # log-ratios (-6 + 9) / 3 = 1 and (-8 + 6) / 2 = -1: a difference of 2 nats per token
-    got = losses.length_normalised_dpo_loss(*pair(-6.0, -8.0, -9.0, -6.0), f64([3.0]), f64([2.0]), beta=math.log(3) / 2)
+    got = losses.length_normalised_dpo_loss(*pair(-6.0, -8.0, -9.0, -6.0), math.log(3) / 2, f64([3.0]), f64([2.0]))
     close(got, -math.log(3 / 4))
 
 
 def test_length_normalised_dpo_of_answers_of_one_token_is_dpo():
     logps = noise(0, 4, 5)
-    close(losses.length_normalised_dpo_loss(*logps, torch.ones(5), torch.ones(5), 0.7), losses.dpo_loss(*logps, 0.7))
+    close(losses.length_normalised_dpo_loss(*logps, 0.7, torch.ones(5), torch.ones(5)), losses.dpo_loss(*logps, 0.7))
 
 
 @laws
 @given(seeds, st.integers(1, 9))
 def test_answers_of_equal_length_only_scale_the_beta_of_dpo(seed, length):
     logps, lengths = noise(seed, 4, 3), torch.full((3,), length)
-    close(losses.length_normalised_dpo_loss(*logps, lengths, lengths, 2.0), losses.dpo_loss(*logps, 2.0 / length))
+    close(losses.length_normalised_dpo_loss(*logps, 2.0, lengths, lengths), losses.dpo_loss(*logps, 2.0 / length))
 
 
 def test_length_normalised_dpo_pays_no_more_for_saying_a_good_thing_twice():
-    short = losses.length_normalised_dpo_loss(*pair(-1.0, -3.0, -2.0, -3.0), f64([2.0]), f64([2.0]), 0.5)
-    long = losses.length_normalised_dpo_loss(*pair(-2.0, -3.0, -4.0, -3.0), f64([4.0]), f64([2.0]), 0.5)
+    short = losses.length_normalised_dpo_loss(*pair(-1.0, -3.0, -2.0, -3.0), 0.5, f64([2.0]), f64([2.0]))
+    long = losses.length_normalised_dpo_loss(*pair(-2.0, -3.0, -4.0, -3.0), 0.5, f64([4.0]), f64([2.0]))
     close(short, long.item())
 
 
@@ -109,16 +109,16 @@ def test_where_dpo_lets_both_answers_fall_dpop_lifts_the_chosen_one():
 
 def test_dpo_nll_by_hand():
     # log 2 at equal policies, plus 0.5 (6 / 3)
-    close(losses.dpo_nll_loss(*pair(-6.0, -2.0, -6.0, -2.0), f64([3.0]), beta=0.1, weight=0.5), LOG2 + 1.0)
+    close(losses.dpo_nll_loss(*pair(-6.0, -2.0, -6.0, -2.0), 0.1, 0.5, f64([3.0])), LOG2 + 1.0)
 
 
 def test_the_likelihood_term_pulls_on_the_chosen_answer_alone():
     logps, length = pair(-6.0, -2.0, -5.0, -3.0), f64([4.0])
     plain = grad(losses.dpo_loss(*logps, 0.3), *logps[:2])
-    with_term = grad(losses.dpo_nll_loss(*logps, length, 0.3, weight=2.0), *logps[:2])
+    with_term = grad(losses.dpo_nll_loss(*logps, 0.3, 2.0, length), *logps[:2])
     close(with_term[0] - plain[0], [-2.0 / 4])
     close(with_term[1], plain[1])
-    close(losses.dpo_nll_loss(*logps, length, 0.3, weight=0.0), losses.dpo_loss(*logps, 0.3).item())
+    close(losses.dpo_nll_loss(*logps, 0.3, 0.0, length), losses.dpo_loss(*logps, 0.3).item())
 
 
 # KTO
@@ -180,10 +180,10 @@ def test_ktos_reference_point_is_the_mean_log_ratio_and_never_below_0():
 
 
 SHAPES = {
-    "length_normalised_dpo_loss": (lambda *t, beta=1.0: losses.length_normalised_dpo_loss(*t, beta), 6),
+    "length_normalised_dpo_loss": (lambda *t, beta=1.0: losses.length_normalised_dpo_loss(*t[:4], beta, *t[4:]), 6),
     "simpo_loss": (lambda *t, beta=1.0: losses.simpo_loss(*t, beta, 0.0), 4),
     "dpop_loss": (lambda *t, beta=1.0: losses.dpop_loss(*t, beta, 1.0), 4),
-    "dpo_nll_loss": (lambda *t, beta=1.0: losses.dpo_nll_loss(*t, beta, 1.0), 5),
+    "dpo_nll_loss": (lambda *t, beta=1.0: losses.dpo_nll_loss(*t[:4], beta, 1.0, *t[4:]), 5),
     "kto_loss": (lambda *t, beta=1.0: losses.kto_loss(*t, 0.0, beta), 3),
 }
 each = pytest.mark.parametrize(("loss", "inputs"), SHAPES.values(), ids=SHAPES)
@@ -210,7 +210,7 @@ def test_shapes_must_be_equal(loss, inputs, size):
         (lambda: losses.simpo_loss(*four, 1.0, 0.0), "at least 1 token"),
         (lambda: losses.simpo_loss(ONES, ONES, ONES, ONES, 1.0, -0.1), "margin.*-0.1"),
         (lambda: losses.dpop_loss(*four, 1.0, -2.0), "penalty.*-2.0"),
-        (lambda: losses.dpo_nll_loss(*four, torch.ones(2), 1.0, -2.0), "weight.*-2.0"),
+        (lambda: losses.dpo_nll_loss(*four, 1.0, -2.0, torch.ones(2)), "weight.*-2.0"),
         (lambda: losses.kto_loss(ONES, ONES, ONES.bool(), -0.1, 1.0), "kl.*-0.1"),
         (lambda: losses.kto_loss(ONES, ONES, ONES.bool(), torch.zeros(2), 1.0), "kl must be one number"),
         (lambda: losses.kto_loss(ONES, ONES, ONES.bool(), 0.0, 1.0, undesirable_weight=0.0), "weights"),

@@ -6,8 +6,8 @@ and 0 on prompt and padding. The "last token" of a row is the last position wher
 The direction of beta, said once: beta is the price of a nat of KL to the reference. At the optimum a larger beta stays
 nearer to the reference, in PPO and in DPO alike, since both have the optimum pi_ref(y) exp(r(y) / beta) / Z.
 
-The functions are in three files, and all of them are called as `losses.NAME`: `tokens`, what every method needs;
-`preferences`, what is learned from judged answers; `policy`, what a policy learns from its own samples.
+The functions are in four files, and all of them are called as `losses.NAME`: `tokens`, what every method needs;
+`preferences`, what is learned from judged answers; `variants`, DPO's relatives; `policy`, what a policy learns from its own samples.
 """
 
 from alignlab.losses.policy import (
@@ -22,18 +22,7 @@ from alignlab.losses.policy import (
     shape_rewards,
     value_loss,
 )
-from alignlab.losses.preferences import (
-    dpo_loss,
-    dpo_nll_loss,
-    dpop_loss,
-    ipo_loss,
-    kto_kl,
-    kto_loss,
-    length_normalised_dpo_loss,
-    log_ratio_difference,
-    preference_loss,
-    simpo_loss,
-)
+from alignlab.losses.preferences import dpo_loss, ipo_loss, log_ratio_difference, preference_loss
 from alignlab.losses.tokens import (
     accuracy,
     before,
@@ -49,3 +38,4 @@ from alignlab.losses.tokens import (
     spread,
     token_logps,
 )
+from alignlab.losses.variants import dpo_nll_loss, dpop_loss, kto_kl, kto_loss, length_normalised_dpo_loss, simpo_loss
