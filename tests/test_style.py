@@ -36,6 +36,11 @@ def test_no_function_is_long():
     assert {name: count for name, count in found.items() if count > lines.LONGEST_FUNCTION} == {}
 
 
+def test_no_file_is_long():
+    found = {path.name: len(path.read_text().splitlines()) for path in FILES}
+    assert {name: count for name, count in found.items() if count > lines.LONGEST_FILE} == {}
+
+
 PAGE = '''"""Words.
 
 More."""
