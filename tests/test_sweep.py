@@ -94,6 +94,23 @@ def test_settings_taken_out_of_the_grid_leave_the_results_and_new_ones_are_all_t
     assert [(point["settings"], point["seed"]) for point in points(path)] == changed.points
 
 
+def test_points_that_the_results_hold_are_not_measured_again_elsewhere(here, monkeypatch):
+    path, _ = sweep.run(replace(SWEEP, points=SWEEP.points[:5]), "first")
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert sweep.run(replace(SWEEP, points=SWEEP.points[:5]), "second") == (path, 0) and json.loads(path.read_text())["command"] == "first"
+    assert sweep.run(SWEEP, "third") == (path, 3) and len(marks()) == 3
+    kept = json.loads(path.read_text())
+    assert kept["command"] == "third" and [(point["settings"], point["seed"]) for point in kept["points"]] == list(SWEEP.points)
+
+
+def test_results_of_another_sweep_are_nobodys_points(here):
+    other = here / "other.json"
+    other.write_text(json.dumps({"name": "other", "points": [{"settings": {"x": 4}, "seed": 0, "result": {}}]}))
+    assert sweep.run(SWEEP, "", out=other) == (other, 8)
+
+
 # ---------------------------------------------------------------------------------------------- interrupted
 
 
@@ -101,6 +118,7 @@ def test_a_half_written_line_is_measured_again(here):
     path, _ = sweep.run(SWEEP, "")
     whole = points(path)
     JOURNAL.write_bytes(JOURNAL.read_bytes()[:-20])
+    path.unlink()
     assert sweep.run(SWEEP, "") == (path, 1)
     assert points(path) == whole and len(JOURNAL.read_text().splitlines()) == 8
     assert sweep.run(SWEEP, "") == (path, 0)

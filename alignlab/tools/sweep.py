@@ -1,7 +1,8 @@
 """Sweeps, the grids that lab notebooks show: `alignlab sweep NAME` measures one and keeps the results in `data/sweeps/NAME.json`.
 
 A sweep is a file `sweep_NAME.py` beside this one, which ends in its `SWEEP`, and its name in NAMES. Each point that is finished is
-written at once to the sweep's folder, `runs/sweeps/NAME/`, and never measured again; remove the folder to measure anew.
+written at once to the sweep's folder, `runs/sweeps/NAME/`, and never measured again, nor is one that the results hold already; remove
+both to measure anew. A sweep that was stopped leaves the results of its finished points, so that it can go on elsewhere.
 
 Jobs run on every core through joblib, or on a Dask cluster. What the points of a seed share, such as its reward model, is made first,
 in a job for each seed. The folder is relative to the directory in which a worker was started: Dask workers that share no file
@@ -25,11 +26,12 @@ from tqdm import tqdm
 from alignlab import records
 from alignlab.doctor import versions
 from alignlab.errors import UserError
-from alignlab.files import on_disk, read_lines, write_lines, write_whole
+from alignlab.files import on_disk, read_json, read_lines, write_lines, write_whole
 from alignlab.runs import Run
 
 NAMES = ("strength",)
 PLACE = Path("runs/sweeps")
+MADE_BY = ("command", "date", "versions")  # in the results: of the last command that measured a point
 JOURNAL, COMMANDS = "points.jsonl", "commands.jsonl"  # finished points, and the commands that measured some, in a sweep's folder
 DIGITS = 5  # significant, of every number kept
 
@@ -85,16 +87,39 @@ def run(sweep: Sweep, command: str, fast: bool = False, out: Path | None = None,
     out, grid = out or results(sweep.name, fast), sweep.grid(fast)
     _check_writable(out)
     with _workers(dask), _held(sweep, fast) as work:
+        _take_over(out, sweep, work)
         there = _finished(work)
         missing = [point for point in grid if _key(*point) not in there]
-        if missing:
-            now = datetime.now().astimezone().isoformat(timespec="seconds")
-            work.log({"command": command, "date": now, "versions": versions()}, COMMANDS)
-            _measure(sweep, missing, fast, work, len(grid))
-        there, made_by = _finished(work), list(work.metrics(COMMANDS))[-1]
-        with on_disk(out.parent):
-            write_whole(out, _text({"name": sweep.name, **made_by}, [there[_key(*point)] for point in grid]))
+        try:
+            if missing:
+                now = datetime.now().astimezone().isoformat(timespec="seconds")
+                work.log({"command": command, "date": now, "versions": versions()}, COMMANDS)
+                _measure(sweep, missing, fast, work, len(grid))
+        finally:
+            _write(out, sweep, grid, work)
     return out, len(missing)
+
+
+def _take_over(out: Path, sweep: Sweep, work: Run) -> None:
+    """Note the points that the results hold and this folder does not, and what made them."""
+    held = read_json(out) if out.is_file() else {}
+    if held.get("name") != sweep.name:
+        return
+    there = _finished(work)
+    missing = [point for point in held["points"] if _key(point["settings"], point["seed"]) not in there]
+    for point in missing:
+        work.log(point, JOURNAL)
+    if missing:
+        work.log({key: held[key] for key in MADE_BY}, COMMANDS)
+
+
+def _write(out: Path, sweep: Sweep, grid: Sequence[Point], work: Run) -> None:
+    """The results: the grid's points that are finished, in its order."""
+    there, made_by = _finished(work), list(work.metrics(COMMANDS))
+    done = [there[key] for key in map(_key, *zip(*grid, strict=True)) if key in there]
+    if done:
+        with on_disk(out.parent):
+            write_whole(out, _text({"name": sweep.name, **made_by[-1]}, done))
 
 
 def kept(sweep: Sweep, fast: bool) -> str:
