@@ -13,12 +13,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from alignlab.evaluate import Answers, Plane, interpolate, interval
+from alignlab.evaluate import Answers, Bootstrap, interpolate, interval
 from alignlab.models import Policy
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
 
-Path = Mapping[float, Answers]  # what a policy answered, by strength
+Path = Mapping[float, Answers]  # what a policy answered, by rising strength; from 0, the reference, on
 
 
 @contextmanager
@@ -41,34 +41,34 @@ def walk(policy: Policy, answers: Callable[[Policy], Answers], strengths: Sequen
     return path
 
 
-def points(plane: Plane, path: Path) -> list[list]:
+def points(prompts: Bootstrap, path: Path) -> list[list]:
     """The path over the plane: [strength, [KL, low, high], [gold, low, high]] each."""
-    return [[strength, plane.measure(answers.kl), plane.measure(answers.gold)] for strength, answers in path.items()]
+    return [[strength, prompts.measure(answers.kl), prompts.measure(answers.gold)] for strength, answers in path.items()]
 
 
-def gold_at(plane: Plane, path: Path, kl: float) -> Tensor:
+def gold_at(prompts: Bootstrap, path: Path, kl: float) -> Tensor:
     """Gold where the path reaches that KL, under each resampling of the prompts: (R + 1,); NaN beyond the path.
 
-    Read off straight lines between neighbours in gold against the square root of KL, from the reference on: both grow in proportion
-    to the strength where it is small.
+    Read off straight lines between neighbours in gold against the square root of KL, which both grow in proportion to the strength
+    where it is small.
     """
-    return _along(plane, path, kl, [plane.mean(answers.gold) for answers in (plane.reference, *path.values())])
+    return _along(prompts, path, kl, [prompts.mean(answers.gold) for answers in path.values()])
 
 
-def strength_at(plane: Plane, path: Path, kl: float) -> float | None:
+def strength_at(prompts: Bootstrap, path: Path, kl: float) -> float | None:
     """The strength at which the path reaches that KL; None beyond the path."""
-    ones = torch.ones(len(plane.counts), dtype=torch.float64)
-    return None if (found := interval(_along(plane, path, kl, [s * ones for s in (0.0, *path)]))) is None else found[0]
+    ones = torch.ones(len(prompts.counts), dtype=torch.float64)
+    return None if (found := interval(_along(prompts, path, kl, [strength * ones for strength in path]))) is None else found[0]
 
 
-def _along(plane: Plane, path: Path, kl: float, heights: Sequence[Tensor]) -> Tensor:
-    """`heights`, (R + 1,) each, of the reference and of each point of the path, interpolated at a KL: (R + 1,)."""
-    far = [torch.zeros(len(plane.counts), dtype=torch.float64), *(plane.mean(answers.kl).clamp(min=0).sqrt() for answers in path.values())]
-    rising = torch.stack(far, -1).cummax(-1).values  # where an adapter's far end comes back, the way out counts
+def _along(prompts: Bootstrap, path: Path, kl: float, heights: Sequence[Tensor]) -> Tensor:
+    """`heights`, (R + 1,) each, of every point of the path, interpolated at a KL: (R + 1,)."""
+    far = torch.stack([prompts.mean(answers.kl).clamp(min=0).sqrt() for answers in path.values()], -1)
+    rising = far.cummax(-1).values  # where an adapter's far end comes back, the way out counts
     return interpolate(torch.full((len(rising),), kl**0.5, dtype=torch.float64), rising, torch.stack(list(heights), -1))
 
 
-def equal_kl(plane: Plane, paths: Mapping[str, Path], kl: float | None = None) -> dict:
+def equal_kl(prompts: Bootstrap, paths: Mapping[str, Path], kl: float | None = None) -> dict:
     """Policies by name where their KL is equal: by default at the geometric mean of the KLs that they have as trained.
 
     Returns:
@@ -76,8 +76,8 @@ def equal_kl(plane: Plane, paths: Mapping[str, Path], kl: float | None = None) -
         path does not reach that KL.
     """
     if kl is None:
-        trained = [max(plane.mean(path[1.0].kl)[0].item(), 0.0) for path in paths.values()]
+        trained = [max(prompts.mean(path[1.0].kl)[0].item(), 0.0) for path in paths.values()]
         kl = prod(trained) ** (1 / len(trained))
-    drawn = {name: gold_at(plane, path, kl) for name, path in paths.items()}
+    drawn = {name: gold_at(prompts, path, kl) for name, path in paths.items()}
     difference = {f"{one}-{other}": interval(drawn[one] - drawn[other]) for one, other in combinations(drawn, 2)}
     return {"kl": kl, "gold": {name: interval(gold) for name, gold in drawn.items()}, "difference": difference}

@@ -85,20 +85,14 @@ def answer(
     return Answers(list(prompts), [texts[i : i + count] for i in range(0, len(texts), count)], *stacked)
 
 
-class Plane:
-    """The reward-KL plane of one reference: curves from its samples, and policies measured against them."""
+class Bootstrap:
+    """P prompts and R resamplings of them, the same for all that is measured: so differences between policies are paired."""
 
-    def __init__(self, reference: Answers, seed: int = 0):
-        """`reference`: many answers per prompt (512 or more), since every curve is made of them."""
-        prompts = len(reference.prompts)
+    def __init__(self, prompts: int, seed: int = 0):
         rng = torch.Generator().manual_seed(seed)
         drawn = torch.randint(prompts, (RESAMPLES, prompts), generator=rng)
         resampled = torch.zeros(RESAMPLES, prompts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         self.counts = torch.cat([torch.ones(1, prompts, dtype=torch.float64), resampled])  # (R + 1, P); row 0 is the data itself
-        self.reference = reference
-        self.frontier = exact.frontier(reference.gold)
-        self.reach = exact.frontier(reference.scores, reference.gold)
-        self.sd = reference.gold.std().item()
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of (P,) or (P, M) values under each resampling of the prompts: (R + 1,)."""
@@ -115,6 +109,18 @@ class Plane:
         if measured is None:
             raise TrainingError("gold, scores or KL of some answers are not finite; lower the learning rate, or check the gold reward")
         return measured
+
+
+class Plane(Bootstrap):
+    """The reward-KL plane of one reference: curves from its samples, and policies measured against them."""
+
+    def __init__(self, reference: Answers, seed: int = 0):
+        """`reference`: many answers per prompt (512 or more), since every curve is made of them."""
+        super().__init__(len(reference.prompts), seed)
+        self.reference = reference
+        self.frontier = exact.frontier(reference.gold)
+        self.reach = exact.frontier(reference.scores, reference.gold)
+        self.sd = reference.gold.std().item()
 
     def gain_on(self, curve: exact.Frontier, kl: Tensor) -> Tensor:
         """Gold above the reference's on a curve at KLs (R + 1,); NaN beyond what the samples can show."""

@@ -150,14 +150,15 @@ class Pipeline:
 
     @cached_property
     def paths(self) -> dict[str, dial.Path]:
-        """Each method's policy at each strength; half as many answers to a prompt where it is not as trained."""
+        """Each method's policy at each strength, from 0 on; half as many answers to a prompt where it is not as trained."""
 
         def judged(policy: Policy) -> evaluate.Answers:
             if policy.strength == 1:
                 return self.answers(policy)
             return self._answer(policy, max(1, self.recipe.answers // 2), f"judge {policy.adapter} x{policy.strength:g}")
 
-        return {name: dial.walk(self.policy(name), judged, self.recipe.strengths) for name in self.methods}
+        start = {0.0: self.plane.reference}
+        return {name: start | dial.walk(self.policy(name), judged, self.recipe.strengths) for name in self.methods}
 
     def compare(self) -> dict:
         """Every method's policy, SFT and best-of-16 on one plane: what `comparison.json` holds."""

@@ -25,7 +25,7 @@ def plane() -> evaluate.Plane:
 
 def path(slope: float, far: float = 1.0) -> dict[float, evaluate.Answers]:
     """KL = far s^2 and a gain of slope s: a straight line in gold against the square root of KL."""
-    return {s: answers(slope * s, far * s**2) for s in (0.5, 1.0, 1.5, 3.0)}
+    return {s: answers(slope * s, far * s**2) for s in (0.0, 0.5, 1.0, 1.5, 3.0)}
 
 
 # ---------------------------------------------------------------------------------------------- reading off
@@ -72,8 +72,8 @@ def test_three_policies_make_three_pairs_and_one_makes_none(plane):
 
 def test_points_are_strength_kl_and_gold_with_their_intervals(plane):
     strengths, kls, golds = zip(*dial.points(plane, path(2.0)), strict=True)
-    assert strengths == (0.5, 1.0, 1.5, 3.0)
-    assert [kl[0] for kl in kls] == pytest.approx([0.25, 1.0, 2.25, 9.0])
+    assert strengths == (0.0, 0.5, 1.0, 1.5, 3.0)
+    assert [kl[0] for kl in kls] == pytest.approx([0.0, 0.25, 1.0, 2.25, 9.0])
     assert all(low < gold < high for gold, low, high in golds)
 
 

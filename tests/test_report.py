@@ -41,7 +41,7 @@ def compared(dpo_kl=0.2, ppo_kl=1.5, start=3.75, kind="gold"):
         "ppo": row(start + 1.05 * ppo_kl**0.5, ppo_kl, [0.72, 0.6, 0.8], **split), "dpo": row(start + 1.1 * dpo_kl**0.5, dpo_kl),
     }  # fmt: skip
     paths = {
-        name: [[s, [kl * s**2] * 3, [start + 1.05 * s * kl**0.5] * 3] for s in (0.5, 1.0, 2.0)]
+        name: [[s, [kl * s**2] * 3, [start + 1.05 * s * kl**0.5] * 3] for s in (0.0, 0.5, 1.0, 2.0)]
         for name, kl in (("ppo", ppo_kl), ("dpo", dpo_kl))
     }
     equal = {"kl": 0.55, "gold": {"ppo": [4.5, 4.4, 4.6], "dpo": [4.3, 4.2, 4.4]}, "difference": {"ppo-dpo": [0.2, 0.1, 0.3]}}
@@ -257,5 +257,5 @@ def test_the_plane_draws_each_path_from_the_start_through_its_policy():
     for name in ("ppo", "dpo"):
         far, heights = lines[f"{name.upper()} with its adapter weakened or strengthened"].get_data()
         assert (far[0], heights[0]) == (0, 3.75)
-        for _, (kl, *_), (gold, *_) in comparison["dial"][name][:2]:  # strengths 0.5 and 1
+        for _, (kl, *_), (gold, *_) in comparison["dial"][name][:3]:  # strengths 0, 0.5 and 1
             assert numpy.interp(kl, far, heights) == pytest.approx(gold, abs=0.01)

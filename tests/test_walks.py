@@ -10,7 +10,8 @@ from alignlab.lab import view, walks
 
 def path(peak: float, far: float) -> dict:
     """Gold rises to the peak's strength and falls beyond it; KL = far s^2."""
-    made = {s: answers_of(2 - (s - peak) ** 2, far * s**2) for s in (0.5, 1.0, 2.0, 3.0)}
+    made = {s: answers_of(2 - (s - peak) ** 2, far * s**2) for s in (0.0, 0.5, 1.0, 2.0, 3.0)}
+    made[0.0] = made[0.0]._replace(gold=answers_of(0.0, 0.0).gold)
     return {s: each._replace(texts=[[f"answer at {s:g}"] * 6] * 8) for s, each in made.items()}
 
 
@@ -21,7 +22,7 @@ def paths():
 
 def test_the_slider_moves_every_policy_and_shows_what_it_writes_there(plane, paths):  # noqa: F811
     explorer = walks.turn(plane, paths)
-    assert [value for _, value in explorer.controls["strength"].options] == [0.5, 1.0, 2.0, 3.0]
+    assert [value for _, value in explorer.controls["strength"].options] == [0.0, 0.5, 1.0, 2.0, 3.0]
     assert explorer.settings == {"strength": 1.0} and "as they were trained" in explorer.words.look
     explorer.controls["strength"].value = 3.0
     assert "answer at 3" in explorer.caption.value and "answer at 1" not in explorer.caption.value
@@ -49,7 +50,7 @@ def test_the_figure_draws_every_path_from_the_start_over_a_root_scale(plane, pat
     (axes,) = figure.axes
     lines = {bars.get_label(): bars[0] for bars in axes.containers}
     assert lines["PPO"].get_xdata().tolist() == pytest.approx([0, 0.5, 2, 8, 18])
-    assert lines["PPO"].get_ydata()[0] == lines["DPO"].get_ydata()[0] == numbers["start"]
+    assert lines["PPO"].get_ydata()[0] == lines["DPO"].get_ydata()[0] == pytest.approx(numbers["start"])
     to_canvas = axes.transData.transform
     x = [to_canvas((kl, 0))[0] for kl in (0, 4, 16)]
     assert x[1] - x[0] == pytest.approx(x[2] - x[1])
@@ -59,5 +60,5 @@ def test_the_figure_draws_every_path_from_the_start_over_a_root_scale(plane, pat
 def test_paths_of_different_strengths_share_those_that_both_have(plane, paths):  # noqa: F811
     del paths["dpo"][1.0]
     control = walks.turn(plane, paths).controls["strength"]
-    assert [value for _, value in control.options] == [0.5, 2.0, 3.0] and control.value == 0.5
+    assert [value for _, value in control.options] == [0.0, 0.5, 2.0, 3.0] and control.value == 0.0
     assert torch.isfinite(paths["ppo"][0.5].gold).all()

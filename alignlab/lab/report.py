@@ -123,7 +123,7 @@ def scope(comparison: dict) -> list[tuple[str, str]]:
         kl, low, high = comparison["policies"][name]["kl"]
         limits = f"{low:z.2f} to {high:z.2f}"
         told = f"One policy, trained once (seed {comparison['seed']}) with beta {beta:g}; it lies at {kl:z.2f} nats ({limits})."
-        if others := [f"{strength:g}" for strength, *_ in comparison.get("dial", {}).get(name, []) if strength != 1]:
+        if others := [f"{strength:g}" for strength, *_ in comparison.get("dial", {}).get(name, []) if strength not in (0, 1)]:
             told += f" At other KLs only this policy was measured, its adapter multiplied by {_listed(others)};"
             told += " nothing with another beta or another seed."
         else:

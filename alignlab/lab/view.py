@@ -87,7 +87,7 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
     for name, path in comparison.get("dial", {}).items():
-        _draw_path(axes, name, path, start, limit)
+        _draw_path(axes, name, path, limit)
     for name, row in policies.items():
         _draw_point(axes, row, COLOURS[name], MARKERS[name], COLOURS[name])
         beside(axes, NAMES[name], (row["kl"][0], row["gold"][0]), (9, 6), fontsize=11, fontweight="bold", color=COLOURS[name], zorder=7)
@@ -100,14 +100,14 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
     plain_axes(axes)
 
 
-def _draw_path(axes: Axes, name: str, path: Sequence, start: float, limit: float) -> None:
+def _draw_path(axes: Axes, name: str, path: Sequence, limit: float) -> None:
     """A policy's path over the plane: [strength, KL, gold] of each strength of its adapter, from the SFT model on."""
-    far, heights = _columns([(0.0, start), *((max(kl[0], 0) ** 0.5, gold[0]) for _, kl, gold in path)])
+    far, heights = _columns([(max(kl[0], 0) ** 0.5, gold[0]) for _, kl, gold in path])
     between = numpy.linspace(0, min(far[-1], limit**0.5), 200)  # straight over the square root of KL, as `dial.gold_at` reads it
     label = f"{NAMES[name]} with its adapter weakened or strengthened"
     axes.plot(between**2, numpy.interp(between, far, heights), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, label=label)
     for strength, kl, gold in path:
-        if kl[0] <= limit and strength != 1:
+        if kl[0] <= limit and strength not in (0, 1):
             axes.plot(kl[0], gold[0], color=COLOURS[name], marker=MARKERS[name], ms=4.5, mfc="white", zorder=5)
             beside(axes, f"×{strength:g}", (kl[0], gold[0]), (5, -11), fontsize=8, color=COLOURS[name])
 

@@ -48,8 +48,8 @@ def paths_figure(numbers: dict, strength: float | None = None, size: tuple[float
         far, gold = ([point[part][0] for point in path] for part in (1, 2))
         bounds = numpy.array([[point[2][0] - point[2][1], point[2][2] - point[2][0]] for point in path]).clip(0).T
         style: dict[str, Any] = {"color": COLOURS[name], "marker": MARKERS[name], "ms": 5, "mfc": "white", "lw": 1.4, "capsize": 2}
-        axes.errorbar([0, *far], [numbers["start"], *gold], yerr=numpy.c_[[0, 0], bounds], label=NAMES[name], zorder=4, **style)
-        for (each, kl, height), (_, before, _) in zip(path, [(0, [0], [0]), *path][:-1], strict=True):
+        axes.errorbar(far, gold, yerr=bounds, label=NAMES[name], zorder=4, **style)
+        for (each, kl, height), (_, before, _) in zip(path, [path[0], *path][:-1], strict=True):
             if each == strength:
                 axes.plot(kl[0], height[0], color=COLOURS[name], marker=MARKERS[name], ms=12, mec="white", mew=1.5, zorder=8)
             if kl[0] ** 0.5 - before[0] ** 0.5 > 0.04 * furthest**0.5:
