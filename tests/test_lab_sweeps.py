@@ -15,10 +15,10 @@ PROMPTS = 6
 def point(method: str, seed: int, slope: float) -> dict:
     """KL = s^2 and a gain of slope s, on prompts that differ."""
     start = [5 + 0.3 * prompt + 0.1 * seed for prompt in range(PROMPTS)]
-    rows = [
-        {"strength": s, "gold": [gold + slope * s for gold in start], "kl": [s * s] * PROMPTS, "score": [s] * PROMPTS, "length": 30.0, "stop_rate": 1.0}
-        for s in (0.5, 1.0, 2.0)
-    ]  # fmt: skip
+    rows = []
+    for s in (0.5, 1.0, 2.0):
+        per_prompt = {"gold": [gold + slope * s for gold in start], "kl": [s * s] * PROMPTS, "score": [s] * PROMPTS}
+        rows.append({"strength": s, **per_prompt, "length": 30.0, "stop_rate": 1.0})
     return {"settings": {"method": method, "beta": 0.5}, "seed": seed, "result": {"reference": {"gold": start, "sd": 1.0}, "path": rows}}
 
 
