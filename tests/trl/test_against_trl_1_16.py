@@ -25,9 +25,19 @@ if trl.__version__ != "1.16.0":
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from helpers import (  # noqa: E402
-    close, close_gradients, headless, language_model, metrics, our_policy, pair_batch, preferences, quiet, scoring_model, tokenizer,
+    close,
+    close_gradients,
+    headless,
+    language_model,
+    metrics,
+    our_policy,
+    pair_batch,
+    preferences,
+    quiet,
+    scoring_model,
+    tokenizer,
     whole_batch,
-)  # fmt: skip
+)
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer  # noqa: E402
 from trl.trainer.utils import selective_log_softmax  # noqa: E402
 

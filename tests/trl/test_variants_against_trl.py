@@ -29,8 +29,18 @@ if trl.__version__ not in ("1.12.0", "1.16.0"):
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from helpers import (  # noqa: E402
-    PAD, close, close_gradients, language_model, metrics, our_policy, pair_batch, preferences, quiet, tokenizer, whole_batch,
-)  # fmt: skip
+    PAD,
+    close,
+    close_gradients,
+    language_model,
+    metrics,
+    our_policy,
+    pair_batch,
+    preferences,
+    quiet,
+    tokenizer,
+    whole_batch,
+)
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer  # noqa: E402
 from trl.experimental.cpo import CPOConfig, CPOTrainer  # noqa: E402
 
