@@ -54,10 +54,10 @@ site: .venv-site/.ready
 	.venv-site/bin/python -m pip install --quiet --constraint constraints.txt --requirement .venv-site/tools.txt
 	touch $@
 
-# Our losses and PPO's first update against TRL; each version in an environment of its own.
+# Our losses and first steps against TRL; each version in an environment of its own, where files for the other skip themselves.
 test-trl: .venv-trl-1.16/.ready .venv-trl-1.12/.ready
-	PYTHONPATH=. .venv-trl-1.16/bin/python -m pytest --override-ini addopts= tests/trl/test_against_trl_1_16.py
-	PYTHONPATH=. .venv-trl-1.12/bin/python -m pytest --override-ini addopts= tests/trl/test_against_trl_1_12.py
+	PYTHONPATH=. .venv-trl-1.16/bin/python -m pytest --override-ini addopts= tests/trl
+	PYTHONPATH=. .venv-trl-1.12/bin/python -m pytest --override-ini addopts= tests/trl
 
 .venv-trl-%/.ready: tests/trl/requirements-%.txt
 	$(PYTHON) -m venv .venv-trl-$*

@@ -1,10 +1,14 @@
-"""What both comparisons with TRL need: a tokenizer, tiny random models, random records, and what "equal" means."""
+"""What the comparisons with TRL share: a tokenizer, tiny random models, random records, and what "equal" means."""
 
+import copy
 import random
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from alignlab.data import Batch, collate, encode_all
+from alignlab.models import Base, Policy
 
 PAD, EOS, WORDS = 0, 1, [f"w{number}" for number in range(30)]
 
@@ -54,6 +58,46 @@ def preferences(count: int, seed: int) -> list[dict]:
         return " ".join(chance.choices(WORDS, k=chance.randint(least, most)))
 
     return [{"prompt": text(1, 6), "chosen": " " + text(1, 9), "rejected": " " + text(1, 9)} for _ in range(count)]
+
+
+def quiet(folder, rows: int) -> dict:
+    """Options of every trainer: on the CPU, in float32, without reports; one batch has that many rows."""
+    return {
+        "output_dir": str(folder), "per_device_train_batch_size": rows, "report_to": "none", "use_cpu": True, "bf16": False,
+        "disable_tqdm": True,
+    }  # fmt: skip
+
+
+def whole_batch(trainer) -> dict:
+    """All records as TRL formats, tokenises and pads them, in their own order."""
+    return trainer.data_collator(list(trainer.train_dataset))
+
+
+def metrics(trainer) -> dict:
+    """What TRL recorded in the last `compute_loss`."""
+    return {name: values[-1] for name, values in trainer._metrics["train"].items()}
+
+
+def our_policy(network, reference) -> Policy:
+    """Our policy with one network's weights and another's as its reference."""
+    policy = Base(copy.deepcopy(reference), tokenizer()).policy(rank=None)
+    policy.base.network.load_state_dict(network.state_dict())
+    return policy
+
+
+def pair_batch(pairs: list[dict]) -> Batch:
+    """Our batch of the pairs: all chosen completions, then all rejected ones."""
+    chosen, rejected = zip(*encode_all(tokenizer(), pairs, ["chosen", "rejected"], max_length=64), strict=True)
+    return collate(chosen + rejected, PAD)
+
+
+def close_gradients(ours, theirs) -> None:
+    """Gradients of two networks with the same parameters, each by the scale of its largest entry."""
+    theirs = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        scale = theirs[name].grad.abs().max()
+        assert scale > 0
+        close(parameter.grad / scale, theirs[name].grad / scale, f"gradient of {name}")
 
 
 def close(ours, theirs, what: str = "") -> None:

@@ -24,13 +24,26 @@ if trl.__version__ != "1.16.0":
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
-from helpers import close, headless, language_model, preferences, scoring_model, tokenizer  # noqa: E402
+from helpers import (  # noqa: E402
+    close,
+    close_gradients,
+    headless,
+    language_model,
+    metrics,
+    our_policy,
+    pair_batch,
+    preferences,
+    quiet,
+    scoring_model,
+    tokenizer,
+    whole_batch,
+)
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer  # noqa: E402
 from trl.trainer.utils import selective_log_softmax  # noqa: E402
 
 from alignlab import dpo, losses, reward, sft  # noqa: E402
 from alignlab.data import collate, encode_all  # noqa: E402
-from alignlab.models import Base, Policy  # noqa: E402
+from alignlab.models import Base  # noqa: E402
 
 torch.set_num_threads(1)
 PAIRS = preferences(count=12, seed=0)
@@ -38,27 +51,7 @@ PAIRS = preferences(count=12, seed=0)
 
 @pytest.fixture
 def options(tmp_path) -> dict:
-    return {
-        "output_dir": str(tmp_path), "per_device_train_batch_size": len(PAIRS), "report_to": "none", "use_cpu": True,
-        "bf16": False, "disable_tqdm": True,
-    }  # fmt: skip
-
-
-def whole_batch(trainer) -> dict:
-    """All records as TRL formats, tokenises and pads them, in their own order."""
-    return trainer.data_collator(list(trainer.train_dataset))
-
-
-def metrics(trainer) -> dict:
-    """What TRL recorded in the last `compute_loss`."""
-    return {name: values[-1] for name, values in trainer._metrics["train"].items()}
-
-
-def our_policy(network, reference) -> Policy:
-    """Our policy with one network's weights and another's as its reference."""
-    policy = Base(copy.deepcopy(reference), tokenizer()).policy(rank=None)
-    policy.base.network.load_state_dict(network.state_dict())
-    return policy
+    return quiet(tmp_path, len(PAIRS))
 
 
 # ---------------------------------------------------------------------------------------------- log-probabilities
@@ -95,21 +88,15 @@ def dpo_trainer(options):
 def our_dpo_logps() -> tuple[torch.Tensor, torch.Tensor]:
     """(4, B) summed log-probabilities, in the order of `dpo_loss`, and (2, B) lengths of chosen and rejected."""
     policy = our_policy(language_model(seed=1), language_model(seed=2))
-    batch = dpo_batch()
+    batch = pair_batch(PAIRS)
     with torch.no_grad():
         logps = losses.sequence_logps(policy.logps(batch), batch.mask)
         ref_logps = losses.sequence_logps(policy.reference_logps(batch), batch.mask)
     return torch.stack([*logps.chunk(2), *ref_logps.chunk(2)]), torch.stack(batch.mask.sum(-1).chunk(2))
 
 
-def dpo_batch():
-    examples = encode_all(tokenizer(), PAIRS, ["chosen", "rejected"], max_length=64)
-    chosen, rejected = zip(*examples, strict=True)
-    return collate(chosen + rejected, tokenizer().pad_token_id)
-
-
 def test_dpo_layout(dpo_trainer):
-    theirs, ours = whole_batch(dpo_trainer()), dpo_batch()
+    theirs, ours = whole_batch(dpo_trainer()), pair_batch(PAIRS)
     assert torch.equal(ours.ids, theirs["input_ids"])
     assert torch.equal(ours.mask, theirs["completion_mask"])
     assert torch.equal(ours.attention, theirs["attention_mask"])
@@ -135,15 +122,11 @@ def test_dpo_first_step(dpo_trainer):
 def test_dpo_gradient(dpo_trainer):
     trainer = dpo_trainer()
     trainer.compute_loss(trainer.model, whole_batch(trainer)).backward()
-    policy, batch = our_policy(language_model(seed=1), language_model(seed=2)), dpo_batch()
+    policy, batch = our_policy(language_model(seed=1), language_model(seed=2)), pair_batch(PAIRS)
     logps = losses.sequence_logps(policy.logps(batch), batch.mask)
     references = losses.sequence_logps(policy.reference_logps(batch), batch.mask)
     losses.dpo_loss(*logps.chunk(2), *references.chunk(2), beta=0.3).backward()
-    theirs = dict(trainer.model.named_parameters())
-    for name, parameter in policy.base.network.named_parameters():
-        scale = theirs[name].grad.abs().max()
-        assert scale > 0
-        close(parameter.grad / scale, theirs[name].grad / scale, f"gradient of {name}")
+    close_gradients(policy.base.network, trainer.model)
 
 
 def test_dpo_label_smoothing(dpo_trainer):
@@ -183,7 +166,7 @@ def test_reward_model_first_step(options):
 
     model = Base(headless(network), tokenizer()).reward_model()
     model.head.weight.data.copy_(network.score.weight)
-    scores = model.score_all(dpo_batch())
+    scores = model.score_all(pair_batch(PAIRS))
     close(scores, outputs.logits.squeeze(-1), "scores")
     close(losses.preference_loss(*scores.chunk(2)), loss, "preference_loss")
     ours = next(reward.train(model, PAIRS, reward.Config(batch_size=len(PAIRS), micro_batch_size=5)))
