@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from toy_sweep import SWEEP, marks
 
 from alignlab import cli, records
 from alignlab.errors import UserError
-from alignlab.tools import sweep
+from alignlab.tools import sweep, sweep_fresh
 
 JOURNAL = Path("runs/sweeps/toy/points.jsonl")
 
@@ -169,8 +170,8 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capfd.readouterr()
-        assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out
-        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength\n") if words else (0, ""))
+        assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
+        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh\n") if words else (0, ""))
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):
@@ -218,15 +219,23 @@ def test_a_dask_cluster_gives_the_same_points_where_its_workers_share_no_folder(
 
 
 @pytest.mark.slow
-def test_the_sweep_of_strengths_in_its_fast_form(here):
-    done = alignlab("sweep", "strength", "--fast", "--out", "strength.json", cwd=here, LOKY_MAX_CPU_COUNT="2")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "2 of 2 points measured\nresults: strength.json\n"
-    for point in points("strength.json"):
-        result = point["result"]
-        path = {row["strength"]: row for row in result["path"]}
-        assert list(path) == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]
-        assert len(result["reference"]["gold"]) == 32 and result["reference"]["sd"] > 0
-        assert all(len(row[key]) == 32 for row in path.values() for key in ("gold", "kl", "score"))
-        assert sum(path[0.5]["kl"]) < sum(path[1.0]["kl"]) < sum(path[2.0]["kl"])
-        assert all(0 <= row["stop_rate"] <= 1 <= row["length"] for row in path.values())
+def test_the_real_sweeps_in_their_fast_form(here):
+    for name, strengths in (("strength", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]), ("fresh", [0.5, 1.0, 1.5, 2.0, 3.0])):
+        done = alignlab("sweep", name, "--fast", "--out", f"{name}.json", cwd=here, LOKY_MAX_CPU_COUNT="2")
+        assert done.returncode == 0, done.stderr[-2000:]
+        for point in points(f"{name}.json"):
+            result = point["result"]
+            path = {row["strength"]: row for row in result["path"]}
+            assert list(path) == strengths
+            assert len(result["reference"]["gold"]) == 32 and result["reference"]["sd"] > 0
+            assert all(len(row[key]) == 32 for row in path.values() for key in ("gold", "kl", "score"))
+            assert 0 < sum(path[0.5]["kl"]) < sum(path[2.0]["kl"]), point["settings"]
+            assert all(0 <= row["stop_rate"] <= 1 <= row["length"] for row in path.values())
+
+
+def test_labels_by_gold_or_by_the_reward_model_turn_the_pairs_that_they_order_otherwise(monkeypatch):
+    pairs = [{"chosen": "a", "rejected": "b", "gold_chosen": 1.0, "gold_rejected": gold} for gold in (0.0, 2.0)]
+    given = SimpleNamespace(pairs=(pairs, []), reward_model=None, config=lambda stage: SimpleNamespace(max_length=9))
+    monkeypatch.setattr(sweep_fresh.evaluate, "pair_margins", lambda model, pairs, length: torch.tensor([-1.0, 0.5]))
+    chosen = {labels: [pair["chosen"] for pair in sweep_fresh._labelled(given, labels)] for labels in ("annotator", "gold", "judge")}
+    assert chosen == {"annotator": ["a", "a"], "gold": ["a", "b"], "judge": ["b", "a"]}

@@ -3,6 +3,7 @@
 Terms stand here; metrics are those that each stage and the report declare, so that a new one cannot be forgotten.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignlab.lab.report import MEASURES
@@ -62,7 +63,7 @@ def text() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(first: str, rows: list[tuple[str, ...]], *more: str) -> str:
+def _table(first: str, rows: Sequence[tuple[str, ...]], *more: str) -> str:
     heads = (first, "what it is", *more)
     lines = [heads, ("---",) * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -29,7 +29,7 @@ from alignlab.errors import UserError
 from alignlab.files import on_disk, read_json, read_lines, write_lines, write_whole
 from alignlab.runs import Run
 
-NAMES = ("strength",)
+NAMES = ("strength", "fresh")
 PLACE = Path("runs/sweeps")
 MADE_BY = ("command", "date", "versions")  # in the results: of the last command that measured a point
 JOURNAL, COMMANDS = "points.jsonl", "commands.jsonl"  # finished points, and the commands that measured some, in a sweep's folder
@@ -210,9 +210,8 @@ def _prepare(sweep: Sweep, seed: int, fast: bool) -> None:
     """In a worker: make what the seed's points share, or wait for the process that is at it here."""
     torch.set_num_threads(1)
     if sweep.prepare:
-        here = folder(sweep.name, fast)
-        here.mkdir(parents=True, exist_ok=True)
-        with FileLock(here / f".seed{seed}.lock"):
+        PLACE.mkdir(parents=True, exist_ok=True)
+        with FileLock(PLACE / f".seed{seed}.lock"):  # of all sweeps, which may share it
             sweep.prepare(seed, fast)
 
 

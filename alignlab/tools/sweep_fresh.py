@@ -1,0 +1,77 @@
+"""Is it RL, or is it fresh data, or is it the judge? DPO from stale pairs to fresh ones, RLOO, and PPO with one part changed at a time."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from alignlab import dpo, evaluate, online, ppo, rloo
+from alignlab.models import Policy
+from alignlab.pipeline import Pipeline
+from alignlab.rollout import Completions, Score
+from alignlab.tools import sweep_parts
+from alignlab.tools.sweep import Sweep
+
+SEEDS = (0, 1, 2)
+
+
+# What is changed: the labels of the bundled pairs; the steps for which DPO draws pairs at once; one setting of PPO; who pays.
+STALE: list[dict] = [{"method": "dpo", "labels": labels} for labels in ("annotator", "judge", "gold")]
+FRESH: list[dict] = [{"method": "online", "every": every} for every in (80, 20, 5, 1)]
+PPO: list[dict] = [
+    {"method": "ppo"}, {"method": "ppo", "lam": 0.0}, {"method": "ppo", "lam": 0.5}, {"method": "ppo", "lam": 0.95},
+    {"method": "ppo", "value_learning_rate": 0.0}, {"method": "ppo", "batch_size": 96, "iterations": 48, "minibatch_size": 32},
+    {"method": "rloo"},
+]  # fmt: skip
+GOLD: list[dict] = [{"method": method, "paid_by": "gold"} for method in ("ppo", "online")]
+
+
+def measure(settings: dict, seed: int, fast: bool) -> dict:
+    """One policy, then its path (see `sweep_parts.walked`)."""
+    given = sweep_parts.pipeline(seed, fast)
+    own = {key: value for key, value in settings.items() if key not in ("method", "labels", "paid_by")}
+    short = {"steps": 2, "every": min(own.get("every", 1), 2)} if fast and settings["method"] == "online" else {}
+    config = replace(given.config(settings["method"]), **own | short)
+    policy = given.reference.policy(settings["method"], given.rank, seed)
+    score = _gold(given) if settings.get("paid_by") == "gold" else given.score
+    steps = {
+        "dpo": lambda: dpo.train(policy, _labelled(given, settings.get("labels", "annotator")), config),
+        "online": lambda: online.train(policy, score, given.prompts, config),
+        "ppo": lambda: ppo.train(policy, given.reference.value_head(seed=seed), score, given.prompts, config),
+        "rloo": lambda: rloo.train(policy, score, given.prompts, config),
+    }[settings["method"]]
+    sweep_parts.to_the_end(steps())
+    return sweep_parts.walked(given, Policy(given.reference, settings["method"], given.reference))
+
+
+def _gold(given: Pipeline) -> Score:
+    """Gold itself as the score, less the mean of what the SFT model writes, so that 0 is an average answer."""
+    gold, centre = given.gold, given.answers(given.sft).gold.mean().item()
+    assert gold is not None
+
+    def score(completions: Completions) -> Tensor:
+        return gold(completions) - centre
+
+    return score
+
+
+def _labelled(given: Pipeline, labels: str) -> list[dict]:
+    """The bundled training pairs as the annotator labelled them, or as the reward model or gold orders them."""
+    pairs = given.pairs[0]
+    if labels == "annotator":
+        return pairs
+    if labels == "gold":
+        wrong = [pair["gold_chosen"] < pair["gold_rejected"] for pair in pairs]
+    else:
+        wrong = (evaluate.pair_margins(given.reward_model, pairs, given.config("reward").max_length) < 0).tolist()
+    turned = ({**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs)
+    return [other if swap else pair for pair, other, swap in zip(pairs, turned, wrong, strict=True)]
+
+
+SWEEP = Sweep(
+    name="fresh",
+    words="DPO on pairs from stale to fresh, RLOO, PPO with one part changed at a time, and both paid by gold",
+    points=[(settings, seed) for seed in SEEDS for settings in (*STALE, *FRESH, *PPO, *GOLD)],
+    fast_points=[(settings, SEEDS[0]) for settings in (STALE[1], FRESH[0], PPO[6], GOLD[0])],
+    measure=measure,
+    prepare=sweep_parts.prepare,
+)

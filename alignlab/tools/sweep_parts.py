@@ -1,0 +1,60 @@
+"""What the sweeps share: a seed's SFT model and reward model, training to the end, and a policy's path as numbers."""
+
+from collections.abc import Iterator, Sequence
+
+from alignlab import dial
+from alignlab.evaluate import Answers
+from alignlab.models import Policy
+from alignlab.pipeline import Pipeline
+from alignlab.recipes import lesson, tiny
+from alignlab.runs import Run
+from alignlab.tools.sweep import PLACE
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
+ANSWERS = 16  # to each of the judge's prompts
+
+
+def pipeline(seed: int, fast: bool) -> Pipeline:
+    """The default run with that seed, whose SFT model and reward model all points of all sweeps share."""
+    recipe = lesson(fast=True) if fast else tiny()
+    recipe.answers = 2 if fast else ANSWERS
+    recipe.set_seed(seed)
+    run = Run(PLACE / f"{'fast-' if fast else ''}seed{seed}", {**recipe.describe(), "seed": seed})
+    return Pipeline(run, recipe, seed, say=lambda words: None)
+
+
+def prepare(seed: int, fast: bool) -> None:
+    """Train what the points of a seed share."""
+    pipeline(seed, fast).make("reward")
+
+
+def to_the_end(steps: Iterator[dict]) -> dict:
+    """Train; the last metrics."""
+    last: dict = {}
+    for metrics in steps:
+        last = metrics
+    return last
+
+
+def walked(given: Pipeline, policy: Policy, strengths: Sequence[float] = STRENGTHS) -> dict:
+    """A policy's path, judged.
+
+    Returns:
+        reference: gold of each of the P prompts, the mean over its answers, and sd, over all answers;
+        path: for each strength gold, kl (nats) and score of each prompt likewise, and the means length (tokens) and stop_rate.
+    """
+    reference, path = given.answers(given.sft), dial.walk(policy, given.answers, strengths)
+    return {
+        "reference": {"gold": _means(reference.gold), "sd": reference.gold.std().item()},
+        "path": [{"strength": strength, **_judged(answers)} for strength, answers in path.items()],
+    }
+
+
+def _judged(answers: Answers) -> dict:
+    per_prompt = {"gold": _means(answers.gold), "kl": _means(answers.kl), "score": _means(answers.scores)}
+    return {**per_prompt, "length": answers.length.mean().item(), "stop_rate": answers.stopped.mean().item()}
+
+
+def _means(values) -> list[float]:
+    """Mean over a prompt's answers: P numbers."""
+    return values.double().mean(-1).tolist()
