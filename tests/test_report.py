@@ -253,9 +253,18 @@ def test_a_run_of_an_earlier_version_has_no_sentence_on_equal_kl():
 def test_the_plane_draws_each_path_from_the_start_through_its_policy():
     comparison = compared(dpo_kl=1.0)
     (axes,) = view.plane_figure(comparison).axes
-    lines = {line.get_label(): line for line in axes.lines}
+    lines = {line.get_gid(): line for line in axes.lines}
     for name in ("ppo", "dpo"):
-        far, heights = lines[f"{name.upper()} with its adapter weakened or strengthened"].get_data()
+        far, heights = lines[f"path of {name}"].get_data()
         assert (far[0], heights[0]) == (0, 3.75)
         for _, (kl, *_), (gold, *_) in comparison["dial"][name][:3]:  # strengths 0, 0.5 and 1
             assert numpy.interp(kl, far, heights) == pytest.approx(gold, abs=0.01)
+
+
+def test_the_legend_of_four_methods_says_nothing_twice():
+    comparison = compared()
+    for name in ("rloo", "online"):
+        comparison["policies"][name], comparison["betas"][name] = deepcopy(comparison["policies"]["ppo"]), 0.4
+    (axes,) = view.plane_figure(comparison).axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert len(labels) == len(set(labels)) and sum("lost by the judge" in label for label in labels) == 1

@@ -86,8 +86,10 @@ def draw_plane(axes: Axes, comparison: dict, furthest: float = 0.0) -> None:
                 beside(axes, f"best of {n}", (kl, gold), (5, -11), fontsize=8, color=COLOURS["best_of_16"])
 
     axes.axhline(start, color=FAINT, lw=0.8, zorder=0)
-    for name, path in comparison.get("dial", {}).items():
+    for name, path in (paths := comparison.get("dial", {})).items():
         _draw_path(axes, name, path, limit)
+    if paths:
+        axes.plot([], [], color=INK, lw=1.2, label="a policy's colour, thin: its adapter weakened or strengthened")
     for name, row in policies.items():
         _draw_point(axes, row, COLOURS[name], MARKERS[name], COLOURS[name])
         beside(axes, NAMES[name], (row["kl"][0], row["gold"][0]), (9, 6), fontsize=11, fontweight="bold", color=COLOURS[name], zorder=7)
@@ -104,8 +106,7 @@ def _draw_path(axes: Axes, name: str, path: Sequence, limit: float) -> None:
     """A policy's path over the plane: [strength, KL, gold] of each strength of its adapter, from the SFT model on."""
     far, heights = _columns([(max(kl[0], 0) ** 0.5, gold[0]) for _, kl, gold in path])
     between = numpy.linspace(0, min(far[-1], limit**0.5), 200)  # straight over the square root of KL, as `dial.gold_at` reads it
-    label = f"{NAMES[name]} with its adapter weakened or strengthened"
-    axes.plot(between**2, numpy.interp(between, far, heights), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, label=label)
+    axes.plot(between**2, numpy.interp(between, far, heights), color=COLOURS[name], lw=1.2, alpha=0.8, zorder=4, gid=f"path of {name}")
     for strength, kl, gold in path:
         if kl[0] <= limit and strength not in (0, 1):
             axes.plot(kl[0], gold[0], color=COLOURS[name], marker=MARKERS[name], ms=4.5, mfc="white", zorder=5)
@@ -206,9 +207,10 @@ def _draw_losses(axes: Axes, name: str, row: dict, frontier, reach) -> None:
     )
     aside = axes.transData + ScaledTranslation(10 / 72, 0, axes.figure.dpi_scale_trans)  # clear of the marker
     style: dict[str, Any] = {"lw": 5, "alpha": 0.35, "solid_capstyle": "butt", "zorder": 2}
+    named = axes.get_legend_handles_labels()[1]
     for low, high, colour, text in parts:
         if high > low:
-            axes.plot([kl, kl], [low, high], color=colour, transform=aside, label=text, **style)
+            axes.plot([kl, kl], [low, high], color=colour, transform=aside, label=None if text in named else text, **style)
 
 
 def scored(policies: dict) -> list[str]:
