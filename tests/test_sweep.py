@@ -20,7 +20,7 @@ from toy_sweep import SWEEP, marks
 
 from alignlab import cli, records
 from alignlab.errors import UserError
-from alignlab.tools import sweep, sweep_fresh
+from alignlab.tools import sweep, sweep_data, sweep_fresh
 
 JOURNAL = Path("runs/sweeps/toy/points.jsonl")
 
@@ -171,7 +171,7 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
             cli.main()
         out, err = capfd.readouterr()
         assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
-        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh\n") if words else (0, ""))
+        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh, data\n") if words else (0, ""))
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_dask_cluster_gives_the_same_points_where_its_workers_share_no_folder(
 
 @pytest.mark.slow
 def test_the_real_sweeps_in_their_fast_form(here):
-    for name, strengths in (("strength", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]), ("fresh", [0.5, 1.0, 1.5, 2.0, 3.0])):
+    for name, strengths in (("strength", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0]), ("fresh", [0.5, 1.0, 1.5, 2.0, 3.0]), ("data", [0.5, 1.0, 1.5, 2.0, 3.0])):
         done = alignlab("sweep", name, "--fast", "--out", f"{name}.json", cwd=here, LOKY_MAX_CPU_COUNT="2")
         assert done.returncode == 0, done.stderr[-2000:]
         for point in points(f"{name}.json"):
@@ -239,3 +239,13 @@ def test_labels_by_gold_or_by_the_reward_model_turn_the_pairs_that_they_order_ot
     monkeypatch.setattr(sweep_fresh.evaluate, "pair_margins", lambda model, pairs, length: torch.tensor([-1.0, 0.5]))
     chosen = {labels: [pair["chosen"] for pair in sweep_fresh._labelled(given, labels)] for labels in ("annotator", "gold", "judge")}
     assert chosen == {"annotator": ["a", "a"], "gold": ["a", "b"], "judge": ["b", "a"]}
+
+
+def test_pairs_are_labelled_anew_by_an_annotator_of_known_noise():
+    pairs = [{"prompt": str(i), "chosen": "good", "rejected": "bad", "gold_chosen": 60.0, "gold_rejected": 0.0} for i in range(4000)]
+    for flip in (0.0, 0.3):
+        labelled = sweep_data.relabelled(pairs, 3000, flip, seed=1)
+        wrong = sum(pair["chosen"] == "bad" for pair in labelled) / 3000
+        assert wrong == pytest.approx(flip, abs=0.03) and all(pair["certainty"] == pytest.approx(1 - flip) for pair in labelled)
+    prompts = [[pair["prompt"] for pair in sweep_data.relabelled(pairs, 50, flip, seed=1)] for flip in (0.0, 0.3)]
+    assert prompts[0] == prompts[1] and len(set(prompts[0])) == 50
