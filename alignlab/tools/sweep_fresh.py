@@ -71,7 +71,7 @@ SWEEP = Sweep(
     name="fresh",
     words="DPO on pairs from stale to fresh, RLOO, PPO with one part changed at a time, and both paid by gold",
     points=[(settings, seed) for seed in SEEDS for settings in (*STALE, *FRESH, *PPO, *GOLD)],
-    fast_points=[(settings, SEEDS[0]) for settings in (STALE[1], FRESH[0], PPO[6], GOLD[0])],
+    fast_points=[(settings, SEEDS[0]) for settings in (STALE[1], FRESH[0], PPO[-1], GOLD[0])],
     measure=measure,
     prepare=sweep_parts.prepare,
 )

@@ -17,7 +17,11 @@ ANSWERS = 16  # to each of the judge's prompts
 def pipeline(seed: int, fast: bool) -> Pipeline:
     """The default run with that seed, whose SFT model and reward model all points of all sweeps share."""
     recipe = lesson(fast=True) if fast else tiny()
-    recipe.answers = 2 if fast else ANSWERS
+    recipe.answers = ANSWERS
+    if fast:
+        recipe.answers, recipe.judge_prompts, recipe.centring = 2, recipe.judge_prompts[:8], 32
+        shown = recipe.demonstrations
+        recipe.demonstrations = lambda *given: shown(*given)[:960]
     recipe.set_seed(seed)
     run = Run(PLACE / f"{'fast-' if fast else ''}seed{seed}", {**recipe.describe(), "seed": seed})
     return Pipeline(run, recipe, seed, say=lambda words: None)
