@@ -69,7 +69,7 @@ def _kept(comparison: dict) -> dict:
 
 
 def betas(of: Sequence[int]) -> None:
-    """Five betas each: the points along the frontier, in a figure and a table."""
+    """Five betas each: the points along the frontier, in a figure and a table; and what the dial says of the default beta there."""
     for seed in of:
         pipeline = _pipeline(PLACE / f"seed{seed}", tiny(), seed)
         points = {
@@ -82,7 +82,9 @@ def betas(of: Sequence[int]) -> None:
             for beta, row in rows:
                 efficiency = row["gold_efficiency"]
                 words = "-" if efficiency is None else f"{efficiency[0]:.2f}"
-                print(f"   beta {beta:<5g} KL {row['kl'][0]:.2f}  gold {row['gold'][0]:.2f}  efficiency {words}")
+                turned = dial.gold_at(pipeline.plane, pipeline.paths[name], row["kl"][0])[0].item()
+                read_off = f"gold of the default beta's path there {turned:.2f}"
+                print(f"   beta {beta:<5g} KL {row['kl'][0]:.2f}  gold {row['gold'][0]:.2f}  {read_off}  efficiency {words}")
         pipeline.run.write_json("betas.json", points)
         figure = view.betas_figure(pipeline.plane.curves(), pipeline.plane.measure(pipeline.plane.reference.gold), points)
         (pipeline.run.folder / "betas.png").write_bytes(view.png(figure))
