@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alignlab.stage import Stage
 
-METHODS = ("ppo", "dpo", "rloo", "online")  # each makes a policy from the SFT model
+METHODS = ("ppo", "dpo", "rloo", "online", "kto")  # each makes a policy from the SFT model
 
 
 @cache

@@ -12,7 +12,7 @@ ROOMS = {  # such as "dpo", "lab.live" and, for a package's own file, "losses"
 TOP = {room for room in ROOMS if room.split(".")[0] not in ("lab", "tools", "examples")}
 EQUATIONS = {room for room in ROOMS if room.split(".")[0] == "losses"}
 DRAWING = {"ipywidgets", "IPython", "matplotlib", "graphviz"}
-STAGES = {"sft", "reward", "ppo", "dpo", "rloo", "online"}
+STAGES = {"sft", "reward", "ppo", "dpo", "rloo", "online", "kto"}
 
 
 def imports(room: str) -> tuple[set[str], set[str]]:

@@ -174,8 +174,8 @@ MISTAKES = {
     "half a character": (["run", "--model", "m", "--data", "half.jsonl"], "half.jsonl, line 1: half of a character"),
     "unknown Dask scheduler": (["sweep", "strength", "--dask", "nowhere", "--out", "new.json"], "--dask nowhere: no scheduler answers"),
     "sweep into a folder": (["sweep", "strength", "--out", "full"], "full: is a folder; name a file"),
-    "no such method": (["run", "--methods", "ppo,grpo"], "ppo, dpo, rloo, online, with commas between them, got 'grpo'"),
-    "no method": (["run", "--methods", ""], "--methods must name any of ppo, dpo, rloo, online"),
+    "no such method": (["run", "--methods", "ppo,grpo"], "ppo, dpo, rloo, online, kto, with commas between them, got 'grpo'"),
+    "no method": (["run", "--methods", ""], "--methods must name any of ppo, dpo, rloo, online, kto"),
     "the beta of a method that is left out": (["run", "--methods", "rloo,dpo", "--ppo-beta", "1"], "--ppo-beta needs ppo among --methods"),
     "beta below 0 for RLOO": (["run", "--methods", "rloo", "--beta", "-1"], "beta must be >= 0 for RLOO, got -1"),
     "a setting that a stage has not": (["rloo", "--epochs", "2"], "RLOO has no --epochs"),
@@ -266,7 +266,7 @@ def test_alone_it_prints_its_help_line_by_line(monkeypatch, capfd):
     assert code == 0 and err == "" and "Usage: alignlab [OPTIONS] COMMAND" in out
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    for name in ("run", "sft", "reward", "ppo", "dpo", "rloo", "online", "compare", "lab", "sweep", "doctor"):
+    for name in ("run", "sft", "reward", "ppo", "dpo", "rloo", "online", "kto", "compare", "lab", "sweep", "doctor"):
         assert any(line.lstrip("│| ").startswith(f"{name} ") for line in lines), name
 
 

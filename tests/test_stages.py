@@ -19,7 +19,7 @@ from architectures import (
     shaken,
 )
 
-from alignlab import dpo, evaluate, losses, online, ppo, reward, rloo, sft
+from alignlab import dpo, evaluate, kto, losses, online, ppo, reward, rloo, sft
 from alignlab.data import Example, collate, encode, encode_all
 from alignlab.errors import TrainingError
 from alignlab.models import ValueHead
@@ -29,7 +29,7 @@ from alignlab.stage import Control, Panel
 from alignlab.stages import stage_of, stages
 
 near = {"rtol": 0, "atol": 1e-5}
-STAGES = ["sft", "reward", "dpo", "ppo", "rloo", "online"]
+STAGES = ["sft", "reward", "dpo", "ppo", "rloo", "online", "kto"]
 SAMPLING = ["ppo", "rloo", "online"]
 each_stage = pytest.mark.parametrize("stage", STAGES)
 
@@ -71,6 +71,8 @@ def run_of(stage, base, score=length_score, prompts=PROMPTS, **settings):
         model = base.reward_model(rank=2)
         return model, reward.train(model, PAIRS, reward.Config(**small))
     policy = base.policy(stage, rank=2)
+    if stage == "kto":
+        return policy, kto.train(policy, kto.unpaired(PAIRS), kto.Config(**small))
     return policy, sft.train(policy, DEMONSTRATIONS, sft.Config(**small)) if stage == "sft" else dpo.train(
         policy, PAIRS, dpo.Config(**small)
     )
@@ -85,7 +87,7 @@ def gradients(model):
 
 @each_stage
 def test_nothing_happens_before_the_first_step_is_asked_for(stage):
-    counts = {sft: 3, reward: 3, dpo: 3, ppo: 5, rloo: 4, online: 4}
+    counts = {sft: 3, reward: 3, dpo: 3, ppo: 5, rloo: 4, online: 4, kto: 3}
     module, inputs = next((module, count) for module, count in counts.items() if module.STAGE.name == stage)
     module.train(*[None] * inputs)
     asked = []
