@@ -22,8 +22,8 @@ class Config:
     desirable_weight: float = 1.0  # > 0; of desirable answers, the paper's lambda_D
     undesirable_weight: float = 1.0  # > 0; of the others; raise one to balance unequal counts
     learning_rate: float = 1.5e-3  # of AdamW; works together with beta
-    batch_size: int = 128  # answers per step; at least 2, since each prompt is also given another one's answer
-    micro_batch_size: int = 64  # answers in memory at once; changes memory use, not the result
+    batch_size: int = 64  # answers per step; at least 2, since each prompt is also given another one's answer
+    micro_batch_size: int = 32  # answers in memory at once; changes memory use, not the result
     epochs: int = 1  # passes over the answers
     max_length: int = 128  # tokens of prompt and completion together; no more than the model can take
     seed: int = 0  # order of the answers
@@ -117,7 +117,7 @@ def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dic
 
 
 STAGE = Stage(
-    name="kto", title="KTO", config=Config, needs=("sft",), begin=begin, check=check, colour="#56B4E9", marker="X",
+    name="kto", like="dpo", title="KTO", config=Config, needs=("sft",), begin=begin, check=check, colour="#56B4E9", marker="X",
     announce=lambda given, config: f"KTO with beta {config.beta:g} on {2 * len(given.pairs[0])} single answers",
     metrics=EVERY_STEP | FRESH_ANSWERS | {
         "beta": "price of KL",

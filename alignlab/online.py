@@ -137,8 +137,8 @@ def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dic
 
 
 STAGE = Stage(
-    name="online", title="online DPO", config=Config, needs=("sft", "reward"), begin=begin, check=check, colour="#E69F00", marker="p",
-    samples=True,
+    name="online", like="dpo", title="online DPO", config=Config, needs=("sft", "reward"), begin=begin, check=check,
+    colour="#E69F00", marker="p", samples=True,
     announce=lambda given, config: f"online DPO with beta {config.beta:g}, fresh pairs every {config.every} of {config.steps} steps",
     metrics=EVERY_STEP | FRESH_ANSWERS | {
         "beta": "price of KL",

@@ -13,6 +13,7 @@ from alignlab.stages import stages
 from alignlab.talks import Text
 
 Progress = Callable[[int, int], None]  # done, of how many
+SAMPLING = ("max_new_tokens", "temperature", "missing_eos_score")  # the same for every policy and every curve
 
 
 @dataclass(kw_only=True)
@@ -49,11 +50,11 @@ class Recipe:
         return next(config for config in self.stages.values() if hasattr(config, "max_new_tokens"))
 
     def config(self, stage: str) -> Any:
-        """The settings of a stage; its Config's own where the recipe says nothing, but one that samples learns and samples as PPO does."""
+        """The settings of a stage; where the recipe says nothing, those of the stage it is like and the rules of sampling, else its own."""
         if stage not in self.stages:
-            kind = stages()[stage].config
+            kind, like = stages()[stage].config, stages()[stage].like
+            known = asdict(self.config(like)) | {name: getattr(self.sampling, name) for name in SAMPLING} if like else {}
             own = {field.name for field in fields(kind)}
-            known = asdict(self.sampling) if "max_new_tokens" in own else {}
             self.stages[stage] = kind(**{name: value for name, value in known.items() if name in own})
         return self.stages[stage]
 

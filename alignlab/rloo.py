@@ -132,7 +132,8 @@ def begin(given: Given, config: Config, name: str) -> tuple[Policy, Iterator[dic
 
 
 STAGE = Stage(
-    name="rloo", title="RLOO", config=Config, needs=("sft", "reward"), begin=begin, check=check, colour="#CC79A7", marker="v", samples=True,
+    name="rloo", like="ppo", title="RLOO", config=Config, needs=("sft", "reward"), begin=begin, check=check,
+    colour="#CC79A7", marker="v", samples=True,
     announce=lambda given, config: f"RLOO with beta {config.beta:g} and {config.answers} answers to a prompt",
     metrics=EVERY_STEP | FRESH_ANSWERS | {
         "reward": "mean score of the reward model, missing-EOS rule applied",

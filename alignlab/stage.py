@@ -72,6 +72,7 @@ class Stage:
     panels: tuple[Panel, ...]
     controls: tuple[Control, ...]
     colour: str
+    like: str = ""  # the stage whose settings it has, as far as their names agree, where a recipe says nothing of it
     check: Callable[[Any], str | None] = lambda config: None  # what is wrong with a config, and the cure
     marker: str = "o"  # of a policy, on the plane
     samples: bool = False  # whether its own metrics include fresh answers; else the pipeline draws some while it trains

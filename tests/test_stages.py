@@ -898,11 +898,15 @@ def test_a_recipe_that_says_nothing_of_a_stage_gives_it_its_own_settings():
     assert recipe.config("dpo") == dpo.Config() and recipe.config("dpo") is recipe.config("dpo")
 
 
-def test_a_method_that_samples_and_that_a_recipe_does_not_name_has_what_it_shares_with_ppo():
+def test_a_method_that_a_recipe_does_not_name_has_what_it_shares_with_the_one_that_it_is_like():
     recipe = tiny()
     assert "rloo" not in recipe.describe() and recipe.methods == ("ppo", "dpo"), "a default run is as it was"
     recipe.stages["ppo"] = ppo.Config(beta=0.1, batch_size=64, max_new_tokens=9, temperature=0.7, learning_rate=1e-4, seed=3)
     assert recipe.config("rloo") == rloo.Config(
         beta=0.1, batch_size=64, max_new_tokens=9, temperature=0.7, learning_rate=1e-4, seed=3
     )
-    assert tiny().config("rloo") == rloo.Config()
+    recipe.stages["dpo"] = dpo.Config(beta=0.2, batch_size=16, epochs=3, seed=4)
+    assert recipe.config("online") == online.Config(beta=0.2, batch_size=16, max_new_tokens=9, temperature=0.7, seed=4)
+    assert recipe.config("kto") == kto.Config(beta=0.2, batch_size=16, epochs=3, seed=4)
+    for name, kind in (("rloo", rloo.Config), ("online", online.Config), ("kto", kto.Config)):
+        assert tiny().config(name) == kind()
