@@ -52,20 +52,10 @@ def gold_at(prompts: Bootstrap, path: Path, kl: float) -> Tensor:
     Read off straight lines between neighbours in gold against the square root of KL, which both grow in proportion to the strength
     where it is small.
     """
-    return _along(prompts, path, kl, [prompts.mean(answers.gold) for answers in path.values()])
-
-
-def strength_at(prompts: Bootstrap, path: Path, kl: float) -> float | None:
-    """The strength at which the path reaches that KL; None beyond the path."""
-    ones = torch.ones(len(prompts.counts), dtype=torch.float64)
-    return None if (found := interval(_along(prompts, path, kl, [strength * ones for strength in path]))) is None else found[0]
-
-
-def _along(prompts: Bootstrap, path: Path, kl: float, heights: Sequence[Tensor]) -> Tensor:
-    """`heights`, (R + 1,) each, of every point of the path, interpolated at a KL: (R + 1,)."""
     far = torch.stack([prompts.mean(answers.kl).clamp(min=0).sqrt() for answers in path.values()], -1)
     rising = far.cummax(-1).values  # where an adapter's far end comes back, the way out counts
-    return interpolate(torch.full((len(rising),), kl**0.5, dtype=torch.float64), rising, torch.stack(list(heights), -1))
+    gold = torch.stack([prompts.mean(answers.gold) for answers in path.values()], -1)
+    return interpolate(torch.full((len(rising),), kl**0.5, dtype=torch.float64), rising, gold)
 
 
 def equal_kl(prompts: Bootstrap, paths: Mapping[str, Path], kl: float | None = None) -> dict:

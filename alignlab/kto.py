@@ -74,7 +74,9 @@ def unpaired(pairs: Sequence[dict]) -> list[dict]:
 
 @torch.no_grad()
 def reference_point(policy: Policy, examples: Sequence[Example]) -> Tensor:
-    """KTO's estimate of KL in nats, (), from prompts each with its neighbour's answer."""
+    """KTO's estimate of KL in nats, (), from prompts each with its neighbour's answer; 0 where a batch's rest is a single answer."""
+    if len(examples) < 2:
+        return torch.zeros((), device=policy.device)
     neighbours = [*examples[1:], examples[0]]
     batch = _batch(policy, [Example(one.prompt, other.completion) for one, other in zip(examples, neighbours, strict=True)])
     seen = policy.measure(batch)

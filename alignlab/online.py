@@ -16,7 +16,7 @@ from alignlab.errors import TrainingError
 from alignlab.losses import accuracy, dpo_loss, sequence_logps
 from alignlab.models import Measures, Policy
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
-from alignlab.rollout import Completions, Score, sample, score_completions
+from alignlab.rollout import Completions, Score, describe, sample, score_completions
 from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 from alignlab.talks import Text
 
@@ -60,11 +60,13 @@ def train(policy: Policy, score: Score, prompts: Sequence[Text], config: Config,
         if step % config.every == 0:
             rows = torch.randint(len(prompts), (min(config.every, config.steps - step) * config.batch_size,), generator=order)
             drawn = draw(policy, score, [prompts[row] for row in rows.repeat_interleave(2).tolist()], config, rng)
-            described = describe(drawn) | ({} if judge is None else {"gold": judge(drawn.samples).mean().item()})
+            described = describe(drawn.samples, drawn.old, drawn.scores, config.beta) | gap(drawn)
+            if judge is not None:
+                described["gold"] = judge(drawn.samples).mean().item()
         set_learning_rate(optimizer, config.learning_rate * warm_then_decay(step, config.steps))
         pairs = torch.arange(config.batch_size, device=policy.device) + step % config.every * config.batch_size
         metrics = {"stage": "online", "step": step, "steps": config.steps, "beta": config.beta}
-        yield metrics | update(policy, optimizer, drawn, pairs, config) | (described if step % config.every == 0 else {})
+        yield metrics | (described if step % config.every == 0 else {}) | update(policy, optimizer, drawn, pairs, config)
 
 
 @torch.no_grad()
@@ -109,15 +111,9 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, drawn: Pairs, pairs
     }  # fmt: skip
 
 
-def describe(drawn: Pairs) -> dict:
-    """The metrics of what was sampled."""
-    samples = drawn.samples
-    return {
-        "reward": drawn.scores.mean().item(), "gap": (drawn.scores[drawn.chosen] - drawn.scores[drawn.rejected]).mean().item(),
-        "kl": drawn.old.kl.sum(-1).mean().item(),
-        "length": samples.lengths.float().mean().item(), "stop_rate": samples.stopped.float().mean().item(),
-        "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(2)],
-    }  # fmt: skip
+def gap(drawn: Pairs) -> dict:
+    """How far the two answers to a prompt lie apart."""
+    return {"gap": (drawn.scores[drawn.chosen] - drawn.scores[drawn.rejected]).mean().item()}
 
 
 def check(config: Config) -> str | None:
@@ -145,7 +141,8 @@ STAGE = Stage(
         "loss": "log 2 = 0.693 where policy and reference agree; it need not fall, since the pairs change",
         "accuracy": "share of pairs whose chosen answer has the larger implicit reward beta * log(pi / pi_ref)",
         "margin": "mean difference of the two implicit rewards",
-        "reward": "mean score of the reward model over both answers, missing-EOS rule applied",
+        "reward": "mean score of the reward model over both answers, missing-EOS rule applied", "kl_se": "standard error of kl",
+        "objective": "reward minus beta times kl", "entropy": "of the next-token distribution, nats per token",
         "gap": "mean difference of the two answers' scores; small where the policy has become sure",
         "chosen_logps": "log-probability of the chosen answers, nats per completion",
         "rejected_logps": "the same of the rejected answers", "samples": "the first two completions",

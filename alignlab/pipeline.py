@@ -175,7 +175,9 @@ class Pipeline:
                 row["reward_model_efficiency"] = None
             row |= self._cost(name)
         margins = evaluate.pair_margins(self.reward_model, self.pairs[1], self.config("reward").max_length)
+        turned = {"dial": {name: dial.points(plane, path) for name, path in paths.items()}, "at_equal_kl": dial.equal_kl(plane, paths)}
         return {
+            **(turned if len(self.recipe.strengths) > 1 else {}),
             "size": self.recipe.name,
             "seed": self.seed,
             "judge": {
@@ -187,8 +189,6 @@ class Pipeline:
             "reference": {"gold": plane.measure(plane.reference.gold), "sd": plane.sd},
             "curves": plane.curves(),
             "policies": rows,
-            "dial": {name: dial.points(plane, path) for name, path in paths.items()},
-            "at_equal_kl": dial.equal_kl(plane, paths),
             "reward_model": evaluate.judge_reward_model(margins, self.recipe.certainty(self.pairs[1])),
             "samples": [
                 {"prompt": prompt, **{name: _shown(answers, i) for name, answers in with_reference.items()},

@@ -12,7 +12,7 @@ from alignlab import losses
 from alignlab.heads import ValueHead
 from alignlab.models import Measures, Policy
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
-from alignlab.rollout import Completions, Score, sample, score_completions
+from alignlab.rollout import Completions, Score, describe, sample, score_completions
 from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 from alignlab.talks import Text
 
@@ -74,7 +74,8 @@ def train(
         rate = warm_then_decay(iteration, config.iterations)
         rows = torch.randint(len(prompts), (config.batch_size,), generator=order).tolist()
         experience = collect(policy, value_head, score, [prompts[row] for row in rows], config, rng, equations)
-        metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
+        seen = describe(experience.samples, experience.old, experience.scores, config.beta)
+        metrics = {"stage": "ppo", "step": iteration, "steps": config.iterations, **seen}
         if judge is not None:
             metrics["gold"] = judge(experience.samples).mean().item()
         yield {**metrics, "partial": True}
@@ -148,19 +149,6 @@ def _moved(logps: Tensor, old_logps: Tensor, mask: Tensor, clip_epsilon: float) 
         "approx_kl": losses.masked_mean(losses.kl_estimate(old_logps, logps, "k3"), mask).item(),
         "ratio": ratio.max().item(),
     }
-
-
-def describe(experience: Experience, beta: float) -> dict:
-    """The metrics of what was sampled."""
-    samples, kl, reward = experience.samples, experience.old.kl.sum(-1), experience.scores.mean()
-    return {
-        "beta": beta, "reward": reward.item(),
-        "kl": kl.mean().item(), "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
-        "objective": (reward - beta * kl.mean()).item(),
-        "entropy": losses.masked_mean(experience.old.entropy, samples.batch.mask).item(),
-        "length": samples.lengths.float().mean().item(), "stop_rate": samples.stopped.float().mean().item(),
-        "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
-    }  # fmt: skip
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignlab import losses
 from alignlab.models import Measures, Policy
 from alignlab.optim import clip_gradients, micro_batches, optimiser, set_learning_rate, warm_then_decay
-from alignlab.rollout import Completions, Score, sample, score_completions
+from alignlab.rollout import Completions, Score, describe, sample, score_completions
 from alignlab.stage import EVERY_STEP, FRESH_ANSWERS, LEARNING_RATE, Control, Given, Panel, Stage
 from alignlab.talks import Text
 
@@ -61,7 +61,8 @@ def train(policy: Policy, score: Score, prompts: Sequence[Text], config: Config,
         rate = warm_then_decay(iteration, config.iterations)
         rows = torch.randint(len(prompts), (config.batch_size // config.answers,), generator=order).repeat_interleave(config.answers)
         experience = collect(policy, score, [prompts[row] for row in rows.tolist()], config, rng)
-        metrics = {"stage": "rloo", "step": iteration, "steps": config.iterations, **describe(experience, config.beta)}
+        seen = describe(experience.samples, experience.old, experience.scores, config.beta)
+        metrics = {"stage": "rloo", "step": iteration, "steps": config.iterations, **seen}
         if judge is not None:
             metrics["gold"] = judge(experience.samples).mean().item()
         yield {**metrics, "partial": True}
@@ -97,19 +98,6 @@ def update(
         norms.append(clip_gradients(optimizer, loss))
         optimizer.step()
     return {"loss": sum(seen) / len(seen), "gradient_norm": sum(norms) / len(norms)}
-
-
-def describe(experience: Experience, beta: float) -> dict:
-    """The metrics of what was sampled."""
-    samples, kl, reward = experience.samples, experience.old.kl.sum(-1), experience.scores.mean()
-    return {
-        "beta": beta, "reward": reward.item(),
-        "kl": kl.mean().item(), "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
-        "objective": (reward - beta * kl.mean()).item(),
-        "entropy": losses.masked_mean(experience.old.entropy, samples.batch.mask).item(),
-        "length": samples.lengths.float().mean().item(), "stop_rate": samples.stopped.float().mean().item(),
-        "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
-    }  # fmt: skip
 
 
 def check(config: Config) -> str | None:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from alignlab.data import Batch, Example, collate
 from alignlab.encoding import prompt_ids
-from alignlab.losses import masked
-from alignlab.models import Policy
+from alignlab.losses import masked, masked_mean
+from alignlab.models import Measures, Policy
 from alignlab.talks import Text
 
 
@@ -76,6 +76,19 @@ def sample(
     recorded[batch.mask.bool()] = logps[torch.arange(tokens.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]]
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return Completions(list(prompts), texts, batch, masked(recorded, batch.mask), stopped)
+
+
+def describe(samples: Completions, measures: Measures, scores: Tensor, beta: float) -> dict:
+    """The metrics of what was sampled: `scores` (B,), `measures` under the policy that sampled."""
+    kl, reward = measures.kl.sum(-1), scores.mean()
+    return {
+        "beta": beta, "reward": reward.item(),
+        "kl": kl.mean().item(), "kl_se": (kl.std(correction=0) / len(kl) ** 0.5).item(),
+        "objective": (reward - beta * kl.mean()).item(),
+        "entropy": masked_mean(measures.entropy, samples.batch.mask).item(),
+        "length": samples.lengths.float().mean().item(), "stop_rate": samples.stopped.float().mean().item(),
+        "samples": [{"prompt": samples.prompts[row], "text": samples.texts[row]} for row in range(min(2, len(samples)))],
+    }  # fmt: skip
 
 
 def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:

@@ -39,6 +39,11 @@ def test_a_run_leaves_the_files_of_the_interface(fast_run):
     assert list(dict.fromkeys(stages)) == ["sft", "reward", "ppo", "dpo"]
     comparison = json.loads((fast_run / "comparison.json").read_text())
     assert {"size", "seed", "judge", "reference", "curves", "policies", "reward_model", "alarms"} <= set(comparison)
+    assert {"dial", "at_equal_kl", "versions", "command", "date"} <= set(comparison)
+    for path in comparison["dial"].values():
+        assert [strength for strength, *_ in path] == [0, 0.5, 1, 2] and path[0][1][0] == 0
+    low, high = comparison["at_equal_kl"]["difference"]["ppo-dpo"][1:]
+    assert low < comparison["at_equal_kl"]["difference"]["ppo-dpo"][0] < high
     assert set(comparison["policies"]) == {"sft", "best_of_16", "ppo", "dpo"}
     for row in comparison["policies"].values():
         low, high = row["gold"][1:]

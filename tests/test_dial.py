@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from alignlab import dial, evaluate, exact, recipes, world
+from alignlab.lab import workbook
 from alignlab.models import Policy
-from alignlab.pipeline import answer
+from alignlab.pipeline import Pipeline, answer
+from alignlab.runs import Run
 
 PROMPTS, SAMPLES = 8, 6
 SEEN = torch.randn(PROMPTS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # some prompts are easier than others
@@ -35,12 +37,10 @@ def path(slope: float, far: float = 1.0) -> dict[float, evaluate.Answers]:
 def test_a_path_that_is_straight_over_the_square_root_is_read_off_exactly(plane, kl):
     gain = dial.gold_at(plane, path(2.0), kl) - plane.mean(plane.reference.gold)
     assert torch.allclose(gain, torch.full_like(gain, 2 * kl**0.5))
-    assert dial.strength_at(plane, path(2.0), kl) == pytest.approx(kl**0.5)
 
 
 def test_beyond_a_path_nothing_is_said(plane):
     assert dial.gold_at(plane, path(2.0), 9.01).isnan().all()
-    assert dial.strength_at(plane, path(2.0), 9.01) is None
     found = dial.equal_kl(plane, {"ppo": path(2.0), "dpo": path(1.0, far=0.01)}, kl=1.0)
     assert (
         found["gold"]["dpo"] is None
@@ -130,3 +130,24 @@ def test_mixing_the_optimum_at_beta_gives_the_optimum_at_beta_over_the_strength(
     mixed = exact.mixed_logps(exact.optimal_logps(rewards, 0.6, reference), reference, strength)
     optimum = exact.optimal_logps(rewards, 0.6 / strength, reference)
     assert (mixed - optimum).abs().max() < 1e-6
+
+
+# ---------------------------------------------------------------------------------------------- in a run
+
+
+@pytest.mark.parametrize(("strengths", "shown"), [((1.0,), False), ((0.5, 1.0), True)])
+def test_a_run_that_judges_policies_as_trained_alone_says_nothing_of_other_strengths(moved, tmp_path, monkeypatch, strengths, shown):
+    recipe = recipes.tiny()
+    recipe.judge_prompts, recipe.samples, recipe.answers, recipe.methods = recipe.judge_prompts[:4], 32, 4, ("dpo",)
+    recipe.strengths = strengths
+    pipeline = Pipeline(Run(tmp_path, recipe.describe()), recipe, say=lambda words: None)
+    monkeypatch.setattr(pipeline, "policy", lambda method: moved)
+    monkeypatch.setattr(pipeline, "_cost", lambda name: {})
+    pipeline.__dict__ |= {"reference": moved.base, "reward_model": moved.base.reward_model("judge", rank=2)}
+    pipeline.__dict__ |= {"pairs": (pipeline.recipe.pairs(None, 0, None)[0][:8],) * 2, "score": lambda samples: samples.lengths.float()}
+    comparison = pipeline.compare()
+    assert ("dial" in comparison, "at_equal_kl" in comparison) == (shown, shown)
+
+
+def test_the_notebooks_judge_policies_as_trained(tmp_path):
+    assert workbook.open_lab(folder=tmp_path / "run").recipe.strengths == (1.0,)

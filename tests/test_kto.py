@@ -33,6 +33,11 @@ def test_the_reference_point_is_of_each_prompt_with_the_next_ones_answer():
     assert kto.reference_point(policy, examples).item() == pytest.approx(max(torch.stack(ratios).mean().item(), 0), rel=1e-3, abs=1e-4)
 
 
+def test_a_single_answer_has_no_neighbour():
+    policy = shaken(build("llama").policy(rank=2))
+    assert kto.reference_point(policy, examples_of(policy, kto.unpaired(PAIRS[:1]))[:1]).item() == 0
+
+
 def test_a_step_descends_ktos_loss_of_plain_log_probs():
     policy = shaken(build("llama").policy(rank=2))
     answers = kto.unpaired(PAIRS[:4])

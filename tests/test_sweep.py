@@ -112,6 +112,13 @@ def test_results_of_another_sweep_are_nobodys_points(here):
     assert sweep.run(SWEEP, "", out=other) == (other, 8)
 
 
+def test_a_quick_looks_points_are_never_those_of_the_whole_grid(here):
+    file = here / "toy.json"
+    sweep.run(SWEEP, "quick", fast=True, out=file)
+    assert sweep.run(SWEEP, "whole", out=file) == (file, 8)
+    assert sweep.run(SWEEP, "quick", fast=True, out=file) == (file, 0) and len(points(file)) == 1
+
+
 # ---------------------------------------------------------------------------------------------- interrupted
 
 

@@ -29,6 +29,7 @@ def open_lab(size: str = "tiny", seed: int = 0, folder: str | Path | None = None
     """
     chosen = recipes.lesson(FAST) if size == "tiny" else recipes.choose(size, fast=True)
     chosen.set_seed(seed)
+    chosen.strengths = (1.0,)  # as trained alone: these notebooks speak of no other strength
     _set_up_notebook()
     print(machine(size))
     place = Path(folder or f"runs/workbook-{'fast-' if FAST else ''}{size}-seed{seed}")

@@ -87,7 +87,7 @@ def run(sweep: Sweep, command: str, fast: bool = False, out: Path | None = None,
     out, grid = out or results(sweep.name, fast), sweep.grid(fast)
     _check_writable(out)
     with _workers(dask), _held(sweep, fast) as work:
-        _take_over(out, sweep, work)
+        _take_over(out, work)
         there = _finished(work)
         missing = [point for point in grid if _key(*point) not in there]
         try:
@@ -96,14 +96,14 @@ def run(sweep: Sweep, command: str, fast: bool = False, out: Path | None = None,
                 work.log({"command": command, "date": now, "versions": versions()}, COMMANDS)
                 _measure(sweep, missing, fast, work, len(grid))
         finally:
-            _write(out, sweep, grid, work)
+            _write(out, grid, work)
     return out, len(missing)
 
 
-def _take_over(out: Path, sweep: Sweep, work: Run) -> None:
+def _take_over(out: Path, work: Run) -> None:
     """Note the points that the results hold and this folder does not, and what made them."""
-    held = read_json(out) if out.is_file() else {}
-    if held.get("name") != sweep.name:
+    held = read_json(out) if out.is_file() else None
+    if not isinstance(held, dict) or held.get("name") != work.folder.name:  # a quick look's points are no points of the whole grid
         return
     there = _finished(work)
     missing = [point for point in held["points"] if _key(point["settings"], point["seed"]) not in there]
@@ -113,13 +113,13 @@ def _take_over(out: Path, sweep: Sweep, work: Run) -> None:
         work.log({key: held[key] for key in MADE_BY}, COMMANDS)
 
 
-def _write(out: Path, sweep: Sweep, grid: Sequence[Point], work: Run) -> None:
+def _write(out: Path, grid: Sequence[Point], work: Run) -> None:
     """The results: the grid's points that are finished, in its order."""
     there, made_by = _finished(work), list(work.metrics(COMMANDS))
     done = [there[key] for key in map(_key, *zip(*grid, strict=True)) if key in there]
     if done:
         with on_disk(out.parent):
-            write_whole(out, _text({"name": sweep.name, **made_by[-1]}, done))
+            write_whole(out, _text({"name": work.folder.name, **made_by[-1]}, done))
 
 
 def kept(sweep: Sweep, fast: bool) -> str:

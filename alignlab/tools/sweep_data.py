@@ -6,7 +6,6 @@ from itertools import product
 from random import Random
 
 from alignlab import dpo, losses, ppo, reward
-from alignlab.models import Policy
 from alignlab.pipeline import Pipeline, centred
 from alignlab.rollout import Score
 from alignlab.tools import sweep_parts
@@ -38,7 +37,7 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
         steps = dpo.train(policy, pairs, config, losses.ipo_loss if method == "ipo" else losses.dpo_loss)
     sweep_parts.to_the_end(steps)
     bayes = sum(pair["certainty"] for pair in pairs) / len(pairs)
-    return {"bayes": bayes, **sweep_parts.walked(given, Policy(given.reference, method, given.reference))}
+    return {"bayes": bayes, **sweep_parts.walked(given, policy)}
 
 
 def relabelled(pairs: Sequence[dict], count: int, flip: float, seed: int) -> list[dict]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from alignlab import dpo, evaluate, online, ppo, rloo
-from alignlab.models import Policy
 from alignlab.pipeline import Pipeline
 from alignlab.rollout import Completions, Score
 from alignlab.tools import sweep_parts
@@ -40,7 +39,7 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
         "rloo": lambda: rloo.train(policy, score, given.prompts, config),
     }[settings["method"]]
     sweep_parts.to_the_end(steps())
-    return sweep_parts.walked(given, Policy(given.reference, settings["method"], given.reference))
+    return sweep_parts.walked(given, policy)
 
 
 def _gold(given: Pipeline) -> Score:
