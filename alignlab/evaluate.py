@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -211,16 +212,27 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97
 def over_seeds(draws: Tensor) -> Measured | None:
     """[mean, low, high] over S trainings of a quantity whose bootstrap over prompts is (S, R + 1): 95%, of seeds and prompts together.
 
-    The variance is that of a mean of S trainings plus the bootstrap's of that mean; Student's t for S - 1 degrees of freedom, since
-    a few trainings tell little of how much trainings differ. S is 2 to 10. None where a value is no number.
+    The variance is that of a mean of S trainings plus the bootstrap's of that mean. A few trainings tell little of how much trainings
+    differ, while there are many prompts, so the degrees of freedom are Satterthwaite's: S - 1 where trainings make most of the variance,
+    more where prompts do. S is 2 to 10. None where a value is no number.
     """
     found = interval(draws.mean(0))
     if found is None or not torch.isfinite(draws[:, 0]).all():
         return None
     kept = draws.mean(0)[1:]
-    variance = draws[:, 0].var() / len(draws) + kept[torch.isfinite(kept)].var()
-    wide = STUDENT[len(draws) - 2] * variance.sqrt().item()
+    of_seeds, of_prompts = (draws[:, 0].var() / len(draws)).item(), kept[torch.isfinite(kept)].var().item()
+    share = of_seeds / max(of_seeds + of_prompts, 1e-300)
+    wide = student(share**2 / (len(draws) - 1)) * (of_seeds + of_prompts) ** 0.5
     return [found[0], found[0] - wide, found[0] + wide]
+
+
+def student(inverse: float) -> float:
+    """The 97.5% quantile of Student's t by 1 / degrees of freedom, 0 to 1; between the tabled ones on a straight line.
+
+    >>> student(1 / 2), student(0.0)
+    (4.303, 1.96)
+    """
+    return float(numpy.interp(inverse, [0.0, *(1 / freedom for freedom in range(9, 0, -1))], [1.96, *STUDENT[::-1]]))
 
 
 def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
