@@ -41,13 +41,18 @@ def to_the_end(steps: Iterator[dict]) -> dict:
 
 
 def walked(given: Pipeline, policy: Policy, strengths: Sequence[float] = STRENGTHS) -> dict:
-    """A policy's path, judged.
+    """A policy's path, judged at each strength of its adapter (see `told`)."""
+    return told(given, dial.walk(policy, given.answers, strengths))
+
+
+def told(given: Pipeline, path: dial.Path) -> dict:
+    """A path as numbers.
 
     Returns:
         reference: gold of each of the P prompts, the mean over its answers, and sd, over all answers;
         path: for each strength gold, kl (nats) and score of each prompt likewise, and the means length (tokens) and stop_rate.
     """
-    reference, path = given.answers(given.sft), dial.walk(policy, given.answers, strengths)
+    reference = given.answers(given.sft)
     return {
         "reference": {"gold": _means(reference.gold), "sd": reference.gold.std().item()},
         "path": [{"strength": strength, **_judged(answers)} for strength, answers in path.items()],
