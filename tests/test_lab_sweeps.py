@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 
 from alignlab import evaluate, records
 from alignlab.errors import UserError
-from alignlab.lab import sweeps
+from alignlab.lab import evidence, sweeps, view
 
 PROMPTS = 6
 
@@ -59,3 +60,56 @@ def test_a_sweep_that_was_not_measured_is_a_line(tmp_path, monkeypatch):
     (tmp_path / "sweeps" / "strength.json").write_text(json.dumps({"name": "strength", "points": POINTS}))
     assert sweeps.load("strength") == POINTS
     assert records.data_folder() != tmp_path
+
+
+def test_gains_are_over_the_same_seeds_sft_model_and_end_where_the_path_does():
+    gain = sweeps.gain_at(sweeps.of(POINTS, method="dpo"), 1.0)
+    assert gain[:, 0].tolist() == pytest.approx([1.5, 1.6, 1.7]) and gain.std(1).max() < 1e-6  # every prompt gains alike
+    assert sweeps.reach(sweeps.of(POINTS, method="dpo"), sweeps.of(POINTS, method="ppo")) == pytest.approx(4.0)
+    assert sweeps.gain_at(POINTS, 4.1).isnan().all()
+
+
+def test_kls_along_paths_are_even_in_the_root_and_stay_within_reach():
+    kls = sweeps.along(POINTS, steps=4)
+    roots = [kl**0.5 for kl in kls]
+    assert roots == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], rel=2e-3) and kls[-1] < 4.0
+    assert torch.isfinite(sweeps.gold_at(POINTS, kls[-1])).all()
+
+
+def test_kl_and_length_are_read_off_between_strengths():
+    assert sweeps.kl_at(POINTS[0], 1.5) == pytest.approx(2.25)  # KL = s^2 is straight in its root
+    rising = point("ppo", 0, 1.0)
+    for row, length in zip(rising["result"]["path"], (10.0, 20.0, 40.0), strict=True):
+        row["length"] = length
+    assert sweeps.length_at(rising, 2.25) == pytest.approx(30.0)
+    assert torch.isnan(torch.tensor([sweeps.length_at(rising, 0.1), sweeps.length_at(rising, 5.0)])).all()
+
+
+def test_differences_are_given_only_where_both_go():
+    found = evidence.differences(sweeps.of(POINTS, method="dpo"), sweeps.of(POINTS, method="ppo"), [1.0, 2.25, 9.0])
+    assert list(found) == [1.0, 2.25] and found[2.25][0] == pytest.approx(0.75)
+
+
+def test_figures_say_in_words_what_they_show():
+    groups = {"PPO": sweeps.of(POINTS, method="ppo"), "DPO": sweeps.of(POINTS, method="dpo")}
+    assert "DPO highest at 4.0 nats, +3.20" in evidence.gains_figure(groups, "Gains").get_label()
+    line = evidence.differences(groups["DPO"], groups["PPO"], [1.0, 2.25])
+    assert "DPO less PPO +0.75" in evidence.differences_figure({"DPO less PPO": line}, "Who?", "difference").get_label()
+    rows = {"one": [0.5, 0.4, 0.6], "none": None}
+    assert "one +0.50 [+0.40, +0.60]; none -" in evidence.forest_figure(rows, "Rows", "gold").get_label()
+    cells = {("few", "clean"): [0.5, 0.4, 0.6], ("many", "clean"): [-0.5, -0.6, -0.4], ("few", "noisy"): [0.1, -0.1, 0.3]}
+    figure = evidence.map_figure(cells, "Map", "PPO", "DPO")
+    shades = [patch.get_facecolor() for patch in figure.axes[0].patches]
+    assert len(set(shades)) == 3 and shades[0] == to_rgba(view.COLOURS["ppo"]) and shades[1] == to_rgba(view.COLOURS["dpo"])
+
+
+def test_the_bundled_paths_agree_with_policies_trained_with_another_beta():
+    """The dial in place of retraining: gold at the retrained policy's KL, over all recorded betas and seeds."""
+    points, apart = sweeps.load("strength"), []
+    for method, beta in (("ppo", 0.38), ("dpo", 0.5)):
+        for usual in sweeps.of(points, method=method, beta=beta):
+            for other in sweeps.of(points, method=method):
+                trained = sweeps.path(other)[1.0]
+                if other["seed"] == usual["seed"] and other is not usual:
+                    apart.append(sweeps.gold_at([usual], trained.kl.mean().item())[0, 0].item() - trained.gold.mean().item())
+    assert len(apart) == 18 and max(map(abs, apart)) < 0.3 and abs(sum(apart) / len(apart)) < 0.15

@@ -20,6 +20,7 @@ from toy_sweep import SWEEP, marks
 from alignlab import cli, records
 from alignlab.errors import UserError
 from alignlab.tools import sweep, sweep_data, sweep_fresh
+from alignlab.world import Annotator
 
 JOURNAL = Path("runs/sweeps/toy/points.jsonl")
 BUNDLED = records.PACKAGE_DATA
@@ -254,8 +255,25 @@ def test_labels_by_gold_or_by_the_reward_model_turn_the_pairs_that_they_order_ot
 def test_pairs_are_labelled_anew_by_an_annotator_of_known_noise():
     pairs = [{"prompt": str(i), "chosen": "good", "rejected": "bad", "gold_chosen": 60.0, "gold_rejected": 0.0} for i in range(4000)]
     for flip in (0.0, 0.3):
-        labelled = sweep_data.relabelled(pairs, 3000, flip, seed=1)
+        labelled = sweep_data.relabelled(pairs, 3000, Annotator(flip=flip), seed=1)
         wrong = sum(pair["chosen"] == "bad" for pair in labelled) / 3000
         assert wrong == pytest.approx(flip, abs=0.03) and all(pair["certainty"] == pytest.approx(1 - flip) for pair in labelled)
-    prompts = [[pair["prompt"] for pair in sweep_data.relabelled(pairs, 50, flip, seed=1)] for flip in (0.0, 0.3)]
+    prompts = [[pair["prompt"] for pair in sweep_data.relabelled(pairs, 50, Annotator(flip=flip), seed=1)] for flip in (0.0, 0.3)]
     assert prompts[0] == prompts[1] and len(set(prompts[0])) == 50
+
+
+def test_a_biased_annotator_prefers_the_longer_answer_and_cannot_where_lengths_are_equal():
+    answers = {"chosen": "a b", "gold_chosen": 0.4, "gold_rejected": 0.0}
+    pairs = [{"prompt": str(i), **answers, "rejected": "a b" + i % 8 * " c"} for i in range(800)]
+    longer = {
+        bias: sum(len(pair["chosen"]) > len(pair["rejected"]) for pair in sweep_data.relabelled(pairs, 800, Annotator(length_bias=bias), 0))
+        for bias in (0.0, 1.0)
+    }
+    assert longer[1.0] > 1.5 * longer[0.0]
+    assert {len(pair["rejected"].split()) for pair in sweep_data.picked(pairs, "equal")} == {2, 3, 4, 5}
+
+
+def test_pairs_are_picked_by_how_good_and_how_far_apart_their_answers_are():
+    pairs = [{"gold_chosen": better, "gold_rejected": worse} for better, worse in ((9, 8), (9, 3), (4, 3), (4, -2))]
+    kept = {how: [pairs.index(pair) for pair in sweep_data.picked(pairs, how)] for how in ("good", "poor", "far", "close")}
+    assert kept == {"good": [0, 1], "poor": [3, 2], "far": [1, 3], "close": [0, 2]} and sweep_data.picked(pairs, None) is pairs

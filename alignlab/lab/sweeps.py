@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -55,6 +56,35 @@ def draws(points: Sequence[dict], quantity: Callable[[evaluate.Bootstrap, dial.P
 def gold_at(points: Sequence[dict], kl: float) -> Tensor:
     """Gold of each point's path at a KL: (points, R + 1). What `evaluate.over_seeds` takes; two such tensors may be subtracted."""
     return draws(points, lambda prompts, way: dial.gold_at(prompts, way, kl))
+
+
+def gain_at(points: Sequence[dict], kl: float) -> Tensor:
+    """Gold of each point's path at a KL, less its SFT model's: (points, R + 1); NaN beyond the path."""
+    return draws(points, lambda prompts, way: dial.gold_at(prompts, way, kl) - prompts.mean(way[0.0].gold))
+
+
+def reach(*groups: Sequence[dict]) -> float:
+    """The KL up to which all paths of these points go, nats."""
+    return min(max(answers.kl.mean().item() for answers in path(point).values()) for points in groups for point in points)
+
+
+def along(*groups: Sequence[dict], steps: int = 24) -> list[float]:
+    """KLs up to their reach, nats, evenly spaced in the square root."""
+    far = 0.999 * reach(*groups) ** 0.5
+    return [(far * step / steps) ** 2 for step in range(steps + 1)]
+
+
+def kl_at(point: dict, strength: float) -> float:
+    """The KL of a point's path at a strength, nats: on straight lines between neighbours, over the square root of KL."""
+    way = path(point)
+    return float(numpy.interp(strength, list(way), [max(answers.kl.mean().item(), 0.0) ** 0.5 for answers in way.values()])) ** 2
+
+
+def length_at(point: dict, kl: float) -> float:
+    """Mean tokens of an answer where a point's path reaches a KL; the SFT model's are not recorded, so NaN before the first strength."""
+    rows = point["result"]["path"]
+    far = [max(sum(row["kl"]) / len(row["kl"]), 0.0) ** 0.5 for row in rows]
+    return float(numpy.interp(kl**0.5, far, [row["length"] for row in rows], left=numpy.nan, right=numpy.nan))
 
 
 def as_trained(points: Sequence[dict], key: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""How many pairs, and how noisy: PPO, DPO, cDPO and IPO on pairs that an annotator of known noise labels anew."""
+"""How many pairs, how noisy, how biased, and which: PPO, DPO, cDPO and IPO on pairs that a known annotator labels anew."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -17,12 +17,19 @@ FLIPS = (0.0, 0.15, 0.3)  # the share of labels that are turned at random, on to
 EPOCHS = {300: 8, 1200: 3, 4800: 1}  # passes over so many pairs: few pairs are read more often, or nothing would be learned
 METHODS = ("ppo", "dpo", "cdpo", "ipo")
 IPO_BETA = 0.1  # the log-ratio difference is pulled to 5 nats
+LENGTH_BIAS = 0.15  # gold units a word
+MEDIUM = {"pairs": 1200, "flip": 0.0}
+KINDS: tuple[dict, ...] = (  # of annotators and of pairs, beside the plain ones
+    {"length_bias": LENGTH_BIAS}, {"length_bias": LENGTH_BIAS, "picked": "equal"},
+    {"picked": "good"}, {"picked": "poor"}, {"picked": "far"}, {"picked": "close"},
+)  # fmt: skip
 
 
 def measure(settings: dict, seed: int, fast: bool) -> dict:
     """One policy, then its path (see `sweep_parts.walked`), and `bayes`, the accuracy that a perfect judge would have on the labels."""
     given, method = sweep_parts.pipeline(seed, fast), settings["method"]
-    pairs = relabelled(given.pairs[0], settings["pairs"], settings["flip"], seed)
+    annotator = Annotator(flip=settings["flip"], length_bias=settings.get("length_bias", 0.0))
+    pairs = relabelled(picked(given.pairs[0], settings.get("picked")), settings["pairs"], annotator, seed)
     policy = given.reference.policy(method, given.rank, seed)
     passes = 1 if fast else EPOCHS[settings["pairs"]]
     if method == "ppo":
@@ -40,13 +47,39 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
     return {"bayes": bayes, **sweep_parts.walked(given, policy)}
 
 
-def relabelled(pairs: Sequence[dict], count: int, flip: float, seed: int) -> list[dict]:
-    """The first `count` pairs of a shuffle, each labelled anew; two flips with one seed differ only where the flip decides."""
-    coin, annotator = Random(seed), Annotator(flip=flip)
+def picked(pairs: Sequence[dict], how: str | None) -> Sequence[dict]:
+    """Half of the pairs: good or poor, by the mean gold of their two answers; far or close, by the difference. Or all.
+
+    Or those of equal length, within three words.
+    """
+    if how is None:
+        return pairs
+    if how == "equal":
+        return [pair for pair in pairs if abs(_longer(pair)) <= 3]
+    by: Callable[[dict], float] = _mean if how in ("good", "poor") else _apart
+    return sorted(pairs, key=by, reverse=how in ("good", "far"))[: len(pairs) // 2]
+
+
+def _mean(pair: dict) -> float:
+    return (pair["gold_chosen"] + pair["gold_rejected"]) / 2
+
+
+def _apart(pair: dict) -> float:
+    return abs(pair["gold_chosen"] - pair["gold_rejected"])
+
+
+def _longer(pair: dict) -> int:
+    """The words that the chosen answer has more than the rejected one."""
+    return len(pair["chosen"].split()) - len(pair["rejected"].split())
+
+
+def relabelled(pairs: Sequence[dict], count: int, annotator: Annotator, seed: int) -> list[dict]:
+    """The first `count` pairs of a shuffle, each labelled anew; two annotators with one seed differ only where their chances do."""
+    coin = Random(seed)
     chosen = coin.sample(list(pairs), min(count, len(pairs)))
     labelled = []
     for pair in chosen:
-        probability = annotator.probability(pair["gold_chosen"], pair["gold_rejected"])
+        probability = annotator.probability(pair["gold_chosen"], pair["gold_rejected"], _longer(pair))
         keeps = coin.random() < probability
         one, other = ("chosen", "rejected") if keeps else ("rejected", "chosen")
         labelled.append({
@@ -64,11 +97,14 @@ def _learned(given: Pipeline, pairs: Sequence[dict], passes: int) -> Score:
 
 SWEEP = Sweep(
     name="data",
-    words="PPO, DPO, cDPO and IPO by number of pairs and by noise of the labels",
+    words="PPO, DPO, cDPO and IPO by number of pairs and by noise of the labels; PPO and DPO by a bias and by kind of pairs",
     points=[
-        ({"method": method, "pairs": count, "flip": flip}, seed)
-        for seed, count, flip, method in product(SEEDS, EPOCHS, FLIPS, METHODS)
-        if not (method == "cdpo" and flip == 0)  # then it is DPO
+        *(
+            ({"method": method, "pairs": count, "flip": flip}, seed)
+            for seed, count, flip, method in product(SEEDS, EPOCHS, FLIPS, METHODS)
+            if not (method == "cdpo" and flip == 0)  # then it is DPO
+        ),
+        *(({"method": method, **MEDIUM, **kind}, seed) for seed, kind, method in product(SEEDS, KINDS, ("ppo", "dpo"))),
     ],
     fast_points=[({"method": method, "pairs": 300, "flip": 0.3}, SEEDS[0]) for method in ("ppo", "ipo")],
     measure=measure,

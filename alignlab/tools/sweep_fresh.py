@@ -1,10 +1,12 @@
 """Is it RL, or is it fresh data, or is it the judge? DPO from stale pairs to fresh ones, RLOO, and PPO with one part changed at a time."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import Tensor
 
-from alignlab import dpo, evaluate, online, ppo, rloo
+from alignlab import dpo, evaluate, losses, online, ppo, rloo
+from alignlab.lab import answers, noise
 from alignlab.pipeline import Pipeline
 from alignlab.rollout import Completions, Score
 from alignlab.tools import sweep_parts
@@ -24,22 +26,41 @@ PPO: list[dict] = [
 GOLD: list[dict] = [{"method": method, "paid_by": "gold"} for method in ("ppo", "online")]
 
 
+NOISE: list[dict] = [STALE[1], FRESH[-1], PPO[0], PPO[-1]]  # all by the same judge: whose gradient's noise is measured too
+MINIBATCHES = 24
+
+
 def measure(settings: dict, seed: int, fast: bool) -> dict:
-    """One policy, then its path (see `sweep_parts.walked`)."""
-    given = sweep_parts.pipeline(seed, fast)
+    """One policy, then its path (see `sweep_parts.walked`).
+
+    And, of those in NOISE, `noise`: the variance of a minibatch's gradient (64 answers) over the squared length of the true one, before
+    training and after it.
+    """
+    given, method = sweep_parts.pipeline(seed, fast), settings["method"]
     own = {key: value for key, value in settings.items() if key not in ("method", "labels", "paid_by")}
-    short = {"steps": 2, "every": min(own.get("every", 1), 2)} if fast and settings["method"] == "online" else {}
-    config = replace(given.config(settings["method"]), **own | short)
-    policy = given.reference.policy(settings["method"], given.rank, seed)
+    short = {"steps": 2, "every": min(own.get("every", 1), 2)} if fast and method == "online" else {}
+    config = replace(given.config(method), **own | short)
+    policy, head = given.reference.policy(method, given.rank, seed), given.reference.value_head(seed=seed)
     score = _gold(given) if settings.get("paid_by") == "gold" else given.score
-    steps = {
-        "dpo": lambda: dpo.train(policy, _labelled(given, settings.get("labels", "annotator")), config),
-        "online": lambda: online.train(policy, score, given.prompts, config),
-        "ppo": lambda: ppo.train(policy, given.reference.value_head(seed=seed), score, given.prompts, config),
-        "rloo": lambda: rloo.train(policy, score, given.prompts, config),
-    }[settings["method"]]
-    sweep_parts.to_the_end(steps())
-    return sweep_parts.walked(given, policy)
+    pairs = _labelled(given, settings.get("labels", "annotator"))
+
+    def steps(config, equations=losses) -> Iterator[dict]:
+        return {
+            "dpo": lambda: dpo.train(policy, pairs, config),
+            "online": lambda: online.train(policy, score, given.prompts, config),
+            "ppo": lambda: ppo.train(policy, head, score, given.prompts, config, equations=equations),
+            "rloo": lambda: rloo.train(policy, score, given.prompts, config),
+        }[method]()
+
+    def noise_now() -> float:
+        count = 4 if fast else MINIBATCHES
+        still = steps(noise.at_rest(method, config, count), noise.POLICY_ALONE)
+        return answers.noise_ratio(noise.gradients(policy, still, count)).item()
+
+    start = noise_now() if settings in NOISE else None
+    sweep_parts.to_the_end(steps(config))
+    noises = {"noise": {"start": start, "end": noise_now()}} if settings in NOISE else {}
+    return {**noises, **sweep_parts.walked(given, policy)}
 
 
 def _gold(given: Pipeline) -> Score:
