@@ -225,3 +225,24 @@ def comparisons_needed(rate: float) -> int:
 def shares_no_prompt(train: list, test: list) -> bool:
     """Whether two sets of records are safe to train on and to judge by."""
     return not {record["prompt"] for record in train} & {record["prompt"] for record in test}
+
+
+def scaled_layer(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float, strength: float) -> Tensor:
+    """A linear layer with a LoRA adapter at a strength: (B, I), (O, I), (R, I), (O, R) -> (B, O)."""
+    return x @ weight.T + strength * alpha / len(a) * (x @ a.T @ b.T)
+
+
+def seed_interval(differences: Tensor, quantile: float) -> Tensor:
+    """The mean over S trainings, and its interval by Student's t: (S,), t's quantile for S - 1 degrees of freedom -> (3,)."""
+    mean, half = differences.mean(), quantile * differences.std() / len(differences) ** 0.5
+    return torch.stack([mean, mean - half, mean + half])
+
+
+def noise_ratio(gradients: Tensor) -> Tensor:
+    """A minibatch's variance over the squared length of the true gradient, from M gradients: (M, D) -> ().
+
+    The mean of M gradients is longer than the true one by a part of the noise, which is taken off (McCandlish et al. 1812.06162,
+    appendix A.1).
+    """
+    variance = gradients.var(0).sum()
+    return variance / (gradients.mean(0).square().sum() - variance / len(gradients))

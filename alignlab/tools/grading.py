@@ -219,6 +219,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "preference_record": lambda d: (*(f"{part} {d.integer(0, 99)}" for part in ("prompt", "one", "two")), d.integer(0, 2) == 1),
     "shares_no_prompt": lambda d: (d.records(), d.records()),
     "comparisons_needed": lambda d: (d.number(0.52, 0.95),),
+    "scaled_layer": lambda d: (d.normal(2, 5), d.normal(4, 5), d.normal(3, 5), d.normal(4, 3), d.number(2, 16), d.number(0.2, 3)),
+    "mixed_logps": lambda d: (d.distribution(5).log(), d.distribution(5).log(), d.number(0.2, 3)),
+    "seed_interval": lambda d: (d.normal(d.integer(3, 8)), d.number(2, 5)),
 }  # fmt: skip
 
 
