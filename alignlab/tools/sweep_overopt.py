@@ -5,7 +5,7 @@ All methods learn from the same pairs. Three reward models learn from them too, 
 best-of-n maximise, and where the three differ, the pairs do not say how good an answer is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from alignlab import dpo, exact, ppo, reward
 from alignlab.models import Policy, RewardModel
-from alignlab.pipeline import Pipeline, answer, centred
-from alignlab.rollout import sample, score_completions
+from alignlab.pipeline import Pipeline, centred
+from alignlab.rollout import sample
 from alignlab.tools import sweep_parts
 from alignlab.tools.sweep import Sweep
 
@@ -27,10 +27,10 @@ DPO_BETA = 0.1
 PRICED = 200  # pairs with which PPO also runs at a price
 PRICES = (0.1, 0.3)  # those betas of PPO; 0 everywhere
 MEMBERS = 3  # reward models of an ensemble
-MARKS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)  # of the square root of KL; a course ends at the last
+LOOKS, GROWTH = 12, 1.28  # at a policy, at most; from one to the next its steps grow by that factor
+FURTHEST = 64  # nats, beyond which a course ends
 NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # answers from which best-of-n takes the best
 POOL = 1024  # answers of the SFT model to each prompt, from which best-of-n is worked out
-PROBE = 64  # answers by which DPO's KL is followed between two looks
 ROWS = 1024  # answers in memory at once
 
 
@@ -38,9 +38,10 @@ class Look(NamedTuple):
     """M answers of a policy to each of P prompts, as the sweep sees them: (P, M) each, but for the scores."""
 
     gold: Tensor
-    scores: Tensor  # (members, P, M), missing-EOS rule applied
-    kl: Tensor  # exact, nats
+    scores: Tensor  # (members, P, M), as the reward models give them
+    stopped: Tensor  # 1 where it ended by itself
     length: Tensor  # tokens
+    kl: Tensor  # exact, nats
     entropy: Tensor  # of the next-token distribution, mean over the answer's tokens, nats
 
 
@@ -48,70 +49,46 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
     """The course of one policy, or those of best-of-n by the proxy of every number of pairs.
 
     Returns:
-        reference: the SFT model as a row of a course, and `sd` of its answers' gold, length, entropy and disagreement;
+        reference: the SFT model as a row of a course, and `sd` of gold and of each mean, over its answers;
         course: a row for each look (see `row_of`) with its `step`; of best-of-n a row for each n, in a list for each number of pairs.
     """
     given = sweep_parts.pipeline(seed, fast)
     if settings["method"] == "best_of_n":
         return _best_of_n(given, fast)
     judges = [judge(given, settings["pairs"], member, fast) for member in range(MEMBERS)]
-    start = look(given, given.sft, judges, given.recipe.answers)
+    start, penalty = look(given, given.sft, judges, given.recipe.answers), given.recipe.sampling.missing_eos_score
     policy, steps = driven(given, settings, judges[0], fast)
-    rows = course(steps, lambda: look(given, policy, judges, given.recipe.answers), MARKS[:2] if fast else MARKS)
-    return {
-        "reference": row_of(start, start) | {"sd": spreads(start)},
-        "course": [{"step": step, **row_of(seen, start)} for step, seen in rows],
-    }
+    rows = []
+    for metrics in steps:
+        if metrics["step"] + 1 in looks(metrics["steps"], fast):
+            seen = look(given, policy, judges, given.recipe.answers)
+            rows.append({"step": metrics["step"] + 1, **row_of(seen, start, penalty)})
+            if seen.kl.mean() > FURTHEST:
+                break
+    return {"reference": row_of(start, start, penalty) | {"sd": spreads(start, penalty)}, "course": rows}
 
 
-def course(steps: Iterator[tuple[int, float]], seen: Callable[[], Look], marks: Sequence[float]) -> Iterator[tuple[int, Look]]:
-    """A look each time that the square root of KL has passed the next mark, and one at the end; over when it has passed the last.
+def looks(steps: int, fast: bool) -> set[int]:
+    """After how many steps of so many a course is looked at: each time a quarter more, since the first nats are the fastest.
 
-    Args:
-        steps: trains; each tells how many steps are done, and the KL after them in nats.
+    >>> sorted(looks(40, False))
+    [3, 4, 6, 7, 9, 12, 15, 19, 24, 31, 40]
     """
-    left, step, looked = list(marks), 0, -1
-    for step, kl in steps:
-        if kl**0.5 >= left[0]:
-            looked = step
-            yield step, seen()
-            left = [mark for mark in left if mark > kl**0.5]
-            if not left:
-                return
-    if step != looked:
-        yield step, seen()
+    return {round(steps / GROWTH**back) for back in range(2 if fast else LOOKS)} - {0}
 
 
-def driven(given: Pipeline, settings: dict, proxy: RewardModel, fast: bool) -> tuple[Policy, Iterator[tuple[int, float]]]:
-    """A fresh policy, and the steps that drive it: how many are done, and its KL after them, nats."""
+def driven(given: Pipeline, settings: dict, first: RewardModel, fast: bool) -> tuple[Policy, Iterator[dict]]:
+    """A fresh policy, and the steps that drive it."""
     policy = given.reference.policy(settings["method"], given.rank, given.seed)
     if settings["method"] == "dpo":
-        pairs = some(given, settings["pairs"])
-        config = replace(given.config("dpo"), beta=DPO_BETA, batch_size=32, epochs=2 if fast else DPO_PASSES[settings["pairs"]])
-        return policy, _followed(given, policy, dpo.train(policy, pairs, config), every=1 if fast else 4)
-    score = centred(given.recipe, proxy, given.sft, given.seed)
-    bold = {"iterations": 2, "batch_size": 16} if fast else {"iterations": 40, "batch_size": 128, "epochs": 4, "learning_rate": 4.5e-3}
+        passes = 2 if fast else DPO_PASSES[settings["pairs"]]
+        config = replace(given.config("dpo"), beta=DPO_BETA, learning_rate=1e-3, batch_size=32, epochs=passes)
+        return policy, dpo.train(policy, some(given, settings["pairs"]), config)
+    score = centred(given.recipe, first, given.sft, given.seed)
+    bold = {"iterations": 2, "batch_size": 16} if fast else {"iterations": 32, "batch_size": 128, "epochs": 4, "learning_rate": 4.5e-3}
     config = replace(given.config("ppo"), beta=settings["beta"], **{"minibatch_size": 64} | bold)
     steps = ppo.train(policy, given.reference.value_head(seed=given.seed), score, given.prompts, config)
-    return policy, _sampled(steps)
-
-
-def _sampled(steps: Iterator[dict]) -> Iterator[tuple[int, float]]:
-    """PPO stops after sampling, when the KL of the policy as it then is has just been measured, and at the end of its last iteration."""
-    kl = 0.0
-    for metrics in steps:
-        if "loss" not in metrics:
-            kl = metrics["kl"]
-            yield metrics["step"], kl
-    yield metrics["step"] + 1, kl
-
-
-def _followed(given: Pipeline, policy: Policy, steps: Iterator[dict], every: int) -> Iterator[tuple[int, float]]:
-    """DPO samples nothing, so a few answers tell its KL at every so many steps, and at the end."""
-    for metrics in steps:
-        done = metrics["step"] + 1
-        if done % every == 0 or done == metrics["steps"]:
-            yield done, answer(given.recipe, policy, given.prompts[:PROBE], 1, None, given.seed).kl.mean().item()
+    return policy, (metrics for metrics in steps if not metrics.get("partial"))
 
 
 def some(given: Pipeline, count: int) -> list[dict]:
@@ -135,69 +112,75 @@ def judge(given: Pipeline, count: int, member: int, fast: bool) -> RewardModel:
 # ---------------------------------------------------------------------------------------------- what is seen
 
 
-def look(given: Pipeline, policy: Policy, judges: Sequence[RewardModel], count: int) -> Look:
-    """So many answers of the policy to each of the judge's prompts."""
-    rules, prompts = given.recipe.sampling, given.recipe.judge_prompts
+def look(given: Pipeline, policy: Policy, judges: Sequence[RewardModel], count: int, pool: bool = False) -> Look:
+    """So many answers of the policy to each of the judge's prompts; of a pool neither KL nor entropy is worked out."""
+    rules, prompts, parts = given.recipe.sampling, given.recipe.judge_prompts, []
     asked = [prompt for prompt in prompts for _ in range(count)]
     rng = torch.Generator(policy.device).manual_seed(given.seed)
-    parts = []
+    assert given.gold is not None
     for first in range(0, len(asked), ROWS):
         samples = sample(policy, asked[first : first + ROWS], rules.max_new_tokens, rng, rules.temperature)
-        measured, mask = policy.measure(samples.batch, rules.temperature), samples.batch.mask
-        scores = [score_completions(lambda c, each=each: each.score_all(c.batch), samples, rules.missing_eos_score) for each in judges]
-        parts.append((
-            given.gold(samples), torch.stack(scores), measured.kl.sum(-1), samples.lengths.float(), measured.entropy.sum(-1) / mask.sum(-1),
-        ))  # fmt: skip
-    shape = (len(prompts), count)
-    gold, scores, kl, length, uncertain = (torch.cat(column, -1).cpu() for column in zip(*parts, strict=True))
-    return Look(gold.view(shape), scores.view(len(judges), *shape), kl.view(shape), length.view(shape), uncertain.view(shape))
+        gold, scores = given.gold(samples), torch.stack([each.score_all(samples.batch) for each in judges])
+        kl = entropy = torch.zeros(len(samples))
+        if not pool:
+            measured = policy.measure(samples.batch, rules.temperature)
+            kl, entropy = measured.kl.sum(-1), measured.entropy.sum(-1) / samples.lengths
+        parts.append((gold, scores, samples.stopped.float(), samples.lengths.float(), kl, entropy))
+    return Look(*(torch.cat(column, -1).cpu().unflatten(-1, (len(prompts), count)) for column in zip(*parts, strict=True)))
 
 
-def disagreement(seen: Look, start: Look) -> Tensor:
-    """Standard deviation over the judges of an answer's score, each centred on the SFT model's answers: (P, M)."""
-    return (seen.scores - start.scores.mean((1, 2), keepdim=True)).std(0)
+def proxy(seen: Look, start: Look, penalty: float, member: int = 0) -> Tensor:
+    """The score as PPO uses it: 0 is an average answer of the SFT model, and one that did not end has the penalty instead: (P, M)."""
+    return torch.where(seen.stopped.bool(), seen.scores[member] - centre(start)[member], penalty)
 
 
-def row_of(seen: Look, start: Look) -> dict:
-    """Of each prompt gold, score (of the proxy, centred) and kl (nats), P numbers each; the means of what a monitor could see."""
-    score = seen.scores[0] - start.scores[0].mean()
-    return {
-        **{key: values.double().mean(-1).tolist() for key, values in (("gold", seen.gold), ("score", score), ("kl", seen.kl))},
-        **{key: values.mean().item() for key, values in monitored(seen, start).items()},
-    }
-
-
-def spreads(start: Look) -> dict:
-    """Standard deviation over the SFT model's answers of gold and of what a monitor could see."""
-    columns = {"gold": start.gold, "score": start.scores[0], **monitored(start, start)}
-    return {key: values.std().item() for key, values in columns.items()}
+def centre(start: Look) -> Tensor:
+    """Each judge's mean score of the SFT model's answers that ended: (members, 1, 1)."""
+    ended = start.stopped.bool()
+    return start.scores[:, ended].mean(-1)[:, None, None]
 
 
 def monitored(seen: Look, start: Look) -> dict[str, Tensor]:
-    """What can be seen of answers without gold: (P, M) each."""
-    return {"length": seen.length, "entropy": seen.entropy, "disagreement": disagreement(seen, start)}
+    """What can be seen of answers without gold, (P, M) each; `disagreement` is the standard deviation of the centred scores over judges."""
+    return {"length": seen.length, "entropy": seen.entropy, "disagreement": (seen.scores - centre(start)).std(0)}
+
+
+def row_of(seen: Look, start: Look, penalty: float) -> dict:
+    """Of each prompt gold, score (see `proxy`) and kl (nats), P numbers each; the means of what a monitor could see, and stop_rate."""
+    columns = {"gold": seen.gold, "score": proxy(seen, start, penalty), "kl": seen.kl}
+    means = monitored(seen, start) | {"stop_rate": seen.stopped}
+    return {key: per_prompt(values) for key, values in columns.items()} | {key: values.mean().item() for key, values in means.items()}
+
+
+def spreads(start: Look, penalty: float) -> dict:
+    """Standard deviation over the SFT model's answers of gold, score and what a monitor could see."""
+    columns = {"gold": start.gold, "score": proxy(start, start, penalty), **monitored(start, start)}
+    return {key: values.std().item() for key, values in columns.items()}
+
+
+def per_prompt(values: Tensor) -> list[float]:
+    """Mean over a prompt's answers: P numbers."""
+    return values.double().mean(-1).tolist()
 
 
 # ---------------------------------------------------------------------------------------------- best-of-n
 
 
 def _best_of_n(given: Pipeline, fast: bool) -> dict:
-    """The exact expectation over a pool of the SFT model's answers, for the proxy of every number of pairs."""
-    counts, pool = list(PASSES)[: 1 if fast else None], 8 if fast else POOL
-    judges = [judge(given, count, 0, fast) for count in counts]
-    start = look(given, given.sft, judges, pool)
-    zero = start.scores.mean((1, 2))
-    numbers = [n for n in NUMBERS if n <= pool // 4]
-    courses = {
-        str(count): [{"n": n, "gold": _best(scores, start.gold, n), "score": _best(scores, scores - centre, n)} for n in numbers]
-        for count, scores, centre in zip(counts, start.scores, zero, strict=True)
-    }
-    reference = {"gold": start.gold.double().mean(-1).tolist(), "sd": {"gold": start.gold.std().item()}}
-    return {"reference": reference, "course": courses}
+    """The exact expectation over a pool of the SFT model's answers, by the proxy of every number of pairs."""
+    counts, answers = list(PASSES)[: 1 if fast else None], 16 if fast else POOL
+    start = look(given, given.sft, [judge(given, count, 0, fast) for count in counts], answers, pool=True)
+    courses, penalty = {}, given.recipe.sampling.missing_eos_score
+    for member, count in enumerate(counts):
+        scores = proxy(start, start, penalty, member)
+        courses[str(count)] = [
+            {"n": n, "gold": _best(scores, start.gold, n), "score": _best(scores, scores, n)} for n in NUMBERS if n <= answers // 4
+        ]
+    return {"reference": {"gold": per_prompt(start.gold), "sd": {"gold": start.gold.std().item()}}, "course": courses}
 
 
 def _best(scores: Tensor, values: Tensor, n: int) -> list[float]:
-    """Of each prompt."""
+    """Of each prompt the mean of the values (P, N) of the best of n by the scores (P, N)."""
     return exact.best_of_n(scores, values.double(), n).tolist()
 
 
