@@ -1,6 +1,6 @@
 """Over-optimisation: the courses of PPO, DPO and best-of-n away from the SFT model, by number of preference pairs.
 
-A policy is trained with a small beta or none, so that it goes far, and judged each time that the square root of its KL passes a mark.
+A policy is trained with a small beta or none, so that it goes far, and looked at on its way.
 All methods learn from the same pairs. Three reward models learn from them too, with three seeds: the first is the proxy, which PPO and
 best-of-n maximise, and where the three differ, the pairs do not say how good an answer is.
 """
@@ -23,9 +23,8 @@ from alignlab.tools.sweep import Sweep
 SEEDS = (0, 1, 2)
 PASSES = {60: 16, 200: 8, 600: 4, 3000: 1}  # of the reward models over so many pairs
 DPO_PASSES = {60: 80, 200: 24, 600: 10, 3000: 4}
-DPO_BETA = 0.1
-PRICED = 200  # pairs with which PPO also runs at a price
-PRICES = (0.1, 0.3)  # those betas of PPO; 0 everywhere
+FREE = {"dpo": 0.1, "ppo": 0.0}  # betas that let a policy go far; DPO has none at 0
+PRICED, PRICES = 200, (0.1, 0.3)  # pairs with which PPO also pays for KL, and those betas
 MEMBERS = 3  # reward models of an ensemble
 LOOKS, GROWTH = 12, 1.28  # at a policy, at most; from one to the next its steps grow by that factor
 FURTHEST = 64  # nats, beyond which a course ends
@@ -82,11 +81,12 @@ def driven(given: Pipeline, settings: dict, first: RewardModel, fast: bool) -> t
     policy = given.reference.policy(settings["method"], given.rank, given.seed)
     if settings["method"] == "dpo":
         passes = 2 if fast else DPO_PASSES[settings["pairs"]]
-        config = replace(given.config("dpo"), beta=DPO_BETA, learning_rate=1e-3, batch_size=32, epochs=passes)
+        config = replace(given.config("dpo"), beta=settings["beta"], learning_rate=1e-3, batch_size=32, epochs=passes)
         return policy, dpo.train(policy, some(given, settings["pairs"]), config)
     score = centred(given.recipe, first, given.sft, given.seed)
-    bold = {"iterations": 2, "batch_size": 16} if fast else {"iterations": 32, "batch_size": 128, "epochs": 4, "learning_rate": 4.5e-3}
-    config = replace(given.config("ppo"), beta=settings["beta"], **{"minibatch_size": 64} | bold)
+    short = {"iterations": 2, "batch_size": 16, "minibatch_size": 16}
+    bold = {"iterations": 32, "batch_size": 128, "minibatch_size": 64, "learning_rate": 3e-3}
+    config = replace(given.config("ppo"), beta=settings["beta"], **short if fast else bold)
     steps = ppo.train(policy, given.reference.value_head(seed=given.seed), score, given.prompts, config)
     return policy, (metrics for metrics in steps if not metrics.get("partial"))
 
@@ -199,12 +199,11 @@ SWEEP = Sweep(
     points=[
         (settings, seed) for seed in SEEDS for settings in (
             {"method": "best_of_n"},
-            *({"method": "dpo", "pairs": count} for count in PASSES),
-            *({"method": "ppo", "pairs": count, "beta": 0.0} for count in PASSES),
+            *({"method": method, "pairs": count, "beta": beta} for method, beta in FREE.items() for count in PASSES),
             *({"method": "ppo", "pairs": PRICED, "beta": beta} for beta in PRICES),
         )
     ],
-    fast_points=[({"method": "best_of_n"}, 0), ({"method": "dpo", "pairs": 60}, 0), ({"method": "ppo", "pairs": 60, "beta": 0.0}, 0)],
+    fast_points=[({"method": "best_of_n"}, 0), *(({"method": method, "pairs": 60, "beta": beta}, 0) for method, beta in FREE.items())],
     measure=measure,
     prepare=prepare,
 )  # fmt: skip
