@@ -8,10 +8,15 @@ from torch import Tensor
 
 from alignlab import dial, exact
 from alignlab.evaluate import Answers, Bootstrap, Measured, interval, over_seeds
+from alignlab.lab import answers
 
-FORMS = {"best-of-n form": lambda d: d, "RL form": lambda d: torch.log(d)}  # what b is multiplied by in R = d (a - b ...), 2210.10760
+FORMS = {"best-of-n form": False, "RL form": True}  # Gao et al. 2210.10760: R = d (a - b d), and with the logarithm R = d (a - b ln d)
 MONITORS = ("disagreement", "length", "entropy", "speed")
 ENOUGH = 0.5  # share of the peak's gain, before which an alarm is too early
+
+OUTCOMES = ("in time", "too early", "too late", "missed", "false", "silent")
+
+Fitter = Callable[[Tensor, Tensor, bool], Tensor]  # (K,) distances and (K,) gains -> (2,) a and b
 
 
 class Course(NamedTuple):
@@ -88,10 +93,10 @@ def fall(course: Course, values: Tensor | None = None) -> Tensor:
     """Of each prompt, values (K, P) at the last look minus those at gold's peak: (P,); by default of the gain in gold.
 
     The highest of many looks was lucky, and on the same prompts any later look would seem a fall. So the peak of half of the prompts
-    is found on the other half.
+    is found on the other half, as in `answers.fall_from_peak`.
     """
     values = course.gain if values is None else values
-    change = torch.empty(values.shape[1], dtype=torch.float64)
+    change = torch.empty_like(values[0])
     for half in (0, 1):
         peak = int(course.gold[:, 1 - half :: 2].mean(-1).argmax())
         change[half::2] = values[-1, half::2] - values[peak, half::2]
@@ -111,8 +116,12 @@ def rises(course: Course) -> bool:
 
 
 def headline(chosen: Sequence[Course], quantity: Callable[[Course], Tensor]) -> Measured | None:
-    """[mean, low, high] over seeds and prompts of a quantity of each course, (P,) a number for each prompt; of one seed over prompts."""
-    draws = torch.stack([Bootstrap(course.gold.shape[1]).mean(quantity(course)) for course in chosen])
+    """[mean, low, high] over seeds and prompts of a quantity of each course, (P,) a number for each prompt."""
+    return together(torch.stack([Bootstrap(course.gold.shape[1]).mean(quantity(course)) for course in chosen]))
+
+
+def together(draws: Tensor) -> Measured | None:
+    """[mean, low, high] of (S, R + 1): over seeds and prompts, or of one seed over prompts alone."""
     return over_seeds(draws) if len(draws) > 1 else interval(draws[0])
 
 
@@ -165,30 +174,27 @@ class Fit(NamedTuple):
         return int(((self.curve < low) | (self.curve > high)).sum())
 
 
-def least_squares(distance: Tensor, gain: Tensor, form: str) -> Tensor:
-    """a and b of a form, the ones with the smallest squared residuals: (..., K), (..., K) -> (..., 2). Both forms are linear in them."""
-    columns = torch.stack([distance, -distance * FORMS[form](distance)], -1)
-    return torch.linalg.lstsq(columns, gain[..., None]).solution.squeeze(-1)
+def curve(distance: Tensor, a: Tensor, b: Tensor, form: str) -> Tensor:
+    """The gain that a form gives at distances d > 0."""
+    return distance * (a - b * (distance.log() if FORMS[form] else distance))
 
 
-def fit(course: Course, form: str, fitter: Callable[[Tensor, Tensor, str], Tensor] = least_squares) -> Fit:
+def fit(course: Course, form: str, fitter: Fitter = answers.overoptimisation_fit) -> Fit:
     """Fit a form to all looks but the first, the SFT model, where both forms are 0."""
     prompts = Bootstrap(course.gold.shape[1])
     far, gain = (torch.stack([prompts.mean(row) for row in rows[1:]], -1) for rows in (course.kl, course.gain))
     distance = far.clamp(min=1e-6).sqrt()
-    numbers = fitter(distance, gain, form)
-    a, b = numbers[0]
-    return Fit(distance[0], gain, numbers, distance[0] * (a - b * FORMS[form](distance[0])))
+    numbers = torch.stack([fitter(one, other, FORMS[form]) for one, other in zip(distance, gain, strict=True)])
+    return Fit(distance[0], gain, numbers, curve(distance[0], *numbers[0], form))
 
 
-def fitted(chosen: Sequence[Course], form: str, fitter: Callable[[Tensor, Tensor, str], Tensor] = least_squares) -> dict:
+def fitted(chosen: Sequence[Course], form: str, fitter: Fitter = answers.overoptimisation_fit) -> dict:
     """A form's numbers over seeds.
 
     Returns:
         a and b, [mean, low, high]; rms, the residuals' root mean square in standard deviations of gold; missed and looks (see `Fit`).
     """
     each = [fit(course, form, fitter) for course in chosen]
-    together = over_seeds if len(each) > 1 else lambda draws: interval(draws[0])
     a, b = (together(torch.stack([one.numbers[:, part] for one in each])) for part in (0, 1))
     residuals, missed = torch.cat([one.residuals for one in each]), sum(one.missed for one in each)
     return {"a": a, "b": b, "rms": residuals.square().mean().sqrt().item(), "missed": missed, "looks": len(residuals)}
@@ -217,7 +223,6 @@ def price_or_stop(priced: Sequence[Course], free: Sequence[Course]) -> dict:
         ends.append(one.kl[-1].mean().item())
         gains.append(prompts.mean(one.gain[-1]))
         differences.append(gains[-1] - dial.gold_at(prompts, path(other), ends[-1]))
-    together = over_seeds if len(ends) > 1 else lambda draws: interval(draws[0])
     return {"kl": ends, "gain": together(torch.stack(gains)), "difference": together(torch.stack(differences))}
 
 
@@ -256,6 +261,19 @@ def sure_from(course: Course) -> int | None:
     return None
 
 
+class Window(NamedTuple):
+    """The looks at which an alarm is in time, from the first to the last; `sure` is None where gold never surely falls."""
+
+    begins: int
+    sure: int | None
+
+
+def window(course: Course) -> Window:
+    """In time is an alarm from the first look with half of the peak's gain on, until gold has surely fallen."""
+    gain = course.gain.mean(-1)
+    return Window(int((gain >= ENOUGH * gain.max()).nonzero()[0]), sure_from(course))
+
+
 class Told(NamedTuple):
     """What an alarm was worth in one run: `outcome` is in time, too early, too late, false, missed or silent."""
 
@@ -265,41 +283,35 @@ class Told(NamedTuple):
     kept: float | None  # gain at the alarm as a share of the peak's
 
 
-def tell(course: Course, change: Tensor, threshold: float) -> Told:
-    """Judge one alarm in one run; it rings in time from half of the peak's gain on until gold has surely fallen."""
-    rang, sure = alarm(change, threshold), sure_from(course)
+def tell(course: Course, right: Window, rang: int | None) -> Told:
+    """Judge one alarm in one run, by the look at which it rang."""
     if rang is None:
-        return Told("silent" if sure is None else "missed", None, None, None)
+        return Told("silent" if right.sure is None else "missed", None, None, None)
     gain, kl = course.gain.mean(-1), course.kl.mean(-1)
-    kept = (gain[rang] / gain[peak_of(course)]).item()
-    if sure is None:
+    kept = (gain[rang] / gain.max()).item()
+    if right.sure is None:
         return Told("false", rang, None, kept)
-    nats = (kl[sure] - kl[rang]).item()
-    early = rang < peak_of(course) and kept < ENOUGH
-    return Told("too early" if early else "too late" if rang > sure else "in time", rang, nats, kept)
+    outcome = "too early" if rang < right.begins else "too late" if rang > right.sure else "in time"
+    return Told(outcome, rang, (kl[right.sure] - kl[rang]).item(), kept)
 
 
-def score(told: Sequence[Told]) -> dict:
-    """Precision, the share of alarms that rang in time; recall, the share of falls of which one told in time; means of what they left."""
-    rang = [each for each in told if each.at is not None]
-    good = [each for each in told if each.outcome == "in time"]
-    fell = [each for each in told if each.outcome in ("in time", "too early", "too late", "missed")]
+def outcomes(told: Sequence[Told]) -> dict:
+    """How many alarms had each outcome; of those in time the mean lead in nats, of all the mean share of the peak's gain that they kept."""
+    good = [each.nats for each in told if each.outcome == "in time" and each.nats is not None]
+    kept = [each.kept for each in told if each.kept is not None]
     return {
-        "precision": len(good) / len(rang) if rang else None, "recall": len(good) / len(fell) if fell else None,
-        "nats": sum(each.nats or 0.0 for each in good) / len(good) if good else None,
-        "kept": sum(each.kept or 0.0 for each in rang) / len(rang) if rang else None,
-        "outcomes": {name: sum(each.outcome == name for each in told) for name in dict.fromkeys(each.outcome for each in told)},
+        "counts": {name: sum(each.outcome == name for each in told) for name in OUTCOMES},
+        "nats": sum(good) / len(good) if good else None, "kept": sum(kept) / len(kept) if kept else None,
     }  # fmt: skip
 
 
 def tuned(found: Sequence[Course], monitor: str) -> float:
-    """The threshold with the most alarms in time among these runs, and the fewest others; between two that do the same, the higher."""
-    seen = torch.cat([changes(course)[monitor] for course in found]).unique()
-    candidates = ((seen[1:] + seen[:-1]) / 2).tolist()
+    """The threshold by which most of these runs are told rightly; of several that do the same, the highest."""
+    change, right = [changes(course)[monitor] for course in found], [window(course) for course in found]
+    seen = torch.cat(change).unique()
 
     def worth(threshold: float) -> tuple[int, float]:
-        outcomes = [tell(course, changes(course)[monitor], threshold).outcome for course in found]
-        good = outcomes.count("in time")
-        return good - sum(outcome in ("too early", "too late", "false", "missed") for outcome in outcomes), threshold
+        told = [tell(course, one, alarm(each, threshold)).outcome for course, one, each in zip(found, right, change, strict=True)]
+        return sum(outcome in ("in time", "silent") for outcome in told), threshold
 
-    return max(candidates, key=worth)
+    return max(((seen[1:] + seen[:-1]) / 2).tolist(), key=worth)
