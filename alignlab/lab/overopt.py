@@ -1,6 +1,7 @@
 """Over-optimisation as recorded by the sweep `overopt`: courses, falls from the peak, fits of Gao et al.'s forms, and alarms."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ FORMS = {"best-of-n form": False, "RL form": True}  # Gao et al. 2210.10760: R =
 MONITORS = ("disagreement", "length", "entropy", "speed")
 ENOUGH = 0.5  # share of the peak's gain, before which an alarm is too early
 
+_bootstrap = lru_cache(Bootstrap)  # by the number of prompts
 OUTCOMES = ("in time", "too early", "too late", "missed", "false", "silent")
 
 Fitter = Callable[[Tensor, Tensor, bool], Tensor]  # (K,) distances and (K,) gains -> (2,) a and b
@@ -93,7 +95,7 @@ def fall(course: Course, values: Tensor | None = None) -> Tensor:
     """Of each prompt, values (K, P) at the last look minus those at gold's peak: (P,); by default of the gain in gold.
 
     The highest of many looks was lucky, and on the same prompts any later look would seem a fall. So the peak of half of the prompts
-    is found on the other half, as in `answers.fall_from_peak`.
+    is found on the other half, as in `answers.fall_from_peak`, which does this for gold itself.
     """
     values = course.gain if values is None else values
     change = torch.empty_like(values[0])
@@ -105,19 +107,24 @@ def fall(course: Course, values: Tensor | None = None) -> Tensor:
 
 def falls(course: Course) -> bool:
     """Whether gold at the last look is below its peak by more than chance: the paired 95% interval over prompts leaves 0 out."""
-    found = interval(Bootstrap(course.gold.shape[1]).mean(fall(course)))
+    found = interval(_prompts(course).mean(fall(course)))
     return found is not None and found[2] < 0
 
 
 def rises(course: Course) -> bool:
     """Whether the proxy is higher at the last look than at gold's peak, by the same test."""
-    found = interval(Bootstrap(course.gold.shape[1]).mean(fall(course, course.score)))
+    found = interval(_prompts(course).mean(fall(course, course.score)))
     return found is not None and found[1] > 0
 
 
 def headline(chosen: Sequence[Course], quantity: Callable[[Course], Tensor]) -> Measured | None:
     """[mean, low, high] over seeds and prompts of a quantity of each course, (P,) a number for each prompt."""
-    return together(torch.stack([Bootstrap(course.gold.shape[1]).mean(quantity(course)) for course in chosen]))
+    return together(torch.stack([_prompts(course).mean(quantity(course)) for course in chosen]))
+
+
+def _prompts(course: Course) -> Bootstrap:
+    """The same resamplings of the prompts for every course."""
+    return _bootstrap(course.gold.shape[1])
 
 
 def together(draws: Tensor) -> Measured | None:
@@ -125,22 +132,26 @@ def together(draws: Tensor) -> Measured | None:
     return over_seeds(draws) if len(draws) > 1 else interval(draws[0])
 
 
-def verdicts(found: Sequence[Course]) -> list[dict]:
+def verdicts(found: Sequence[Course], faller: Callable[[Tensor], Tensor] = answers.fall_from_peak) -> list[dict]:
     """For each kind of run, all seeds together.
 
+    Args:
+        faller: of gain (K, P) the change from the peak to the last look, (P,).
+
     Returns:
-        rows of method, pairs and beta; seeds; falls and rises, of how many seeds gold and the proxy did so surely; change in gold
-        (standard deviations) and in the proxy (its units) from gold's peak to the last look, [mean, low, high] each; `peaks`, the square
-        root of KL at each seed's peak.
+        rows of method, pairs and beta; seeds; falls and rises, of how many seeds gold and the proxy surely did so; change in gold
+        (standard deviations), in the proxy (its units) and for DPO in its implicit reward, from gold's peak to the last look,
+        [mean, low, high] each; peaks, the square root of KL at each seed's peak.
     """
     rows = []
     for method, pairs, beta in dict.fromkeys((course.method, course.pairs, course.beta) for course in found):
         chosen = of(found, method=method, pairs=pairs, beta=beta)
+        own = headline(chosen, lambda course: fall(course, course.implicit)) if method == "dpo" else None
         rows.append({
             "method": method, "pairs": pairs, "beta": beta, "seeds": len(chosen),
-            "falls": sum(map(falls, chosen)), "rises": sum(map(rises, chosen)),
-            "gold": headline(chosen, fall), "proxy": headline(chosen, lambda course: fall(course, course.score)),
-            "implicit": headline(chosen, lambda course: fall(course, course.implicit)) if method == "dpo" else None,
+            "falls": sum(map(falls, chosen)), "rises": sum(map(rises, chosen)), "implicit": own,
+            "gold": headline(chosen, lambda course: faller(course.gain)),
+            "proxy": headline(chosen, lambda course: fall(course, course.score)),
             "peaks": [course.distance[peak_of(course)].item() for course in chosen],
         })  # fmt: skip
     return rows
@@ -181,7 +192,7 @@ def curve(distance: Tensor, a: Tensor, b: Tensor, form: str) -> Tensor:
 
 def fit(course: Course, form: str, fitter: Fitter = answers.overoptimisation_fit) -> Fit:
     """Fit a form to all looks but the first, the SFT model, where both forms are 0."""
-    prompts = Bootstrap(course.gold.shape[1])
+    prompts = _prompts(course)
     far, gain = (torch.stack([prompts.mean(row) for row in rows[1:]], -1) for rows in (course.kl, course.gain))
     distance = far.clamp(min=1e-6).sqrt()
     numbers = torch.stack([fitter(one, other, FORMS[form]) for one, other in zip(distance, gain, strict=True)])
@@ -219,7 +230,7 @@ def price_or_stop(priced: Sequence[Course], free: Sequence[Course]) -> dict:
     """
     ends, gains, differences = [], [], []
     for one, other in zip(priced, free, strict=True):
-        prompts = Bootstrap(one.gold.shape[1])
+        prompts = _prompts(one)
         ends.append(one.kl[-1].mean().item())
         gains.append(prompts.mean(one.gain[-1]))
         differences.append(gains[-1] - dial.gold_at(prompts, path(other), ends[-1]))
@@ -306,12 +317,28 @@ def outcomes(told: Sequence[Told]) -> dict:
 
 
 def tuned(found: Sequence[Course], monitor: str) -> float:
-    """The threshold by which most of these runs are told rightly; of several that do the same, the highest."""
+    """The threshold above 0 by which most of these runs are told rightly; of several that do the same, the highest.
+
+    The highest of all never rings, so a monitor that helps nowhere stays silent.
+    """
     change, right = [changes(course)[monitor] for course in found], [window(course) for course in found]
-    seen = torch.cat(change).unique()
+    seen = torch.cat([*change, torch.zeros(1), 2 * torch.cat(change).clamp(min=0.5).max()[None]]).clamp(min=0).unique()
 
     def worth(threshold: float) -> tuple[int, float]:
         told = [tell(course, one, alarm(each, threshold)).outcome for course, one, each in zip(found, right, change, strict=True)]
         return sum(outcome in ("in time", "silent") for outcome in told), threshold
 
     return max(((seen[1:] + seen[:-1]) / 2).tolist(), key=worth)
+
+
+# ---------------------------------------------------------------------------------------------- a run of one's own
+
+
+def watched(method: str, pairs: int, beta: float, looks: Mapping[int, Answers]) -> Course:
+    """A course from answers by the number of steps done, of which the first are the SFT model's."""
+    gold, score, kl = (
+        torch.stack([getattr(answers, key).double().mean(-1) for answers in looks.values()]) for key in ("gold", "scores", "kl")
+    )
+    start = next(iter(looks.values()))
+    step = torch.tensor(list(looks), dtype=torch.float64)
+    return Course(method, pairs, beta, 0, step, gold, score, kl, {}, {"gold": start.gold.std().item()})

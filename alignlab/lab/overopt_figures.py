@@ -112,6 +112,23 @@ def price_figure(free: Sequence[Course], priced: Sequence[Course]) -> Figure:
     return figure
 
 
+def again_figure(recorded: Sequence[Course], again: Course) -> Figure:
+    """Gain over the square root of KL: recorded runs, and the same one again."""
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for number, course in enumerate(recorded):
+        label = None if number else "recorded, a line for each seed"
+        axes.plot(course.distance, course.gain.mean(-1), color="#888888", marker="o", ms=3, lw=1, label=label)
+    colour, marker = SHADES[again.method], SHAPES[again.method]
+    axes.plot(again.distance, again.gain.mean(-1), color=colour, marker=marker, ms=6, lw=2, label="this run")
+    axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_ylabel(GAIN)
+    _finish(axes, f"{TITLES[again.method]} on {again.pairs} pairs, again", ROOT)
+    figure.set_label(f"Gain in gold against the square root of KL, recorded and again. {_ends([*recorded, again])}")
+    return figure
+
+
 def monitors_figure(course: Course, thresholds: Mapping[str, float]) -> Figure:
     """One run: gold and proxy, then what each monitor sees change, with its threshold; lines where gold peaks and has surely fallen."""
     figure = Figure(figsize=(9.6, 5.0), layout="constrained")
