@@ -12,7 +12,8 @@ from alignlab.evaluate import Answers, Bootstrap, Measured, interval, over_seeds
 from alignlab.lab import answers
 
 FORMS = {"best-of-n form": False, "RL form": True}  # Gao et al. 2210.10760: R = d (a - b d), and with the logarithm R = d (a - b ln d)
-MONITORS = ("disagreement", "length", "entropy", "speed")
+SEEN = ("disagreement", "length", "entropy")
+MONITORS = (*SEEN, "speed")
 ENOUGH = 0.5  # share of the peak's gain, before which an alarm is too early
 
 _bootstrap = lru_cache(Bootstrap)  # by the number of prompts
@@ -32,7 +33,7 @@ class Course(NamedTuple):
     gold: Tensor  # (K, P) mean over the answers to each prompt, gold's units
     score: Tensor  # (K, P) the proxy: a reward model that learned from these pairs
     kl: Tensor  # (K, P) nats
-    seen: dict[str, Tensor]  # what a monitor can see, (K,) each; empty for best-of-n
+    seen: dict[str, Tensor]  # what a monitor can see, and DPO's `margin` on its training batch, (K,) each; empty for best-of-n
     sd: dict[str, float]  # standard deviation over the SFT model's answers, of gold and of what is seen
 
     @property
@@ -66,7 +67,9 @@ def courses(points: Iterable[dict]) -> list[Course]:
 def _trained(method: str, pairs: int, beta: float, seed: int, result: dict) -> Course:
     rows = [{"step": 0, **result["reference"]}, *result["course"]]
     step, gold, score, kl = (torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in ("step", "gold", "score", "kl"))
-    seen = {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in ("disagreement", "length", "entropy")}
+    seen = {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in SEEN}
+    if method == "dpo":
+        seen["margin"] = torch.tensor([0.0, *(row["margin"] for row in result["course"])], dtype=torch.float64)
     return Course(method, pairs, beta, seed, step, gold, score, kl, seen, result["reference"]["sd"])
 
 
@@ -246,7 +249,7 @@ def changes(course: Course) -> dict[str, Tensor]:
     Of disagreement and length the rise, of entropy the fall, each in standard deviations of the SFT model's answers; of KL its speed,
     nats per step since the look before, in units of the mean speed over the first nat.
     """
-    found = {key: (course.seen[key] - course.seen[key][0]) / course.sd[key] for key in ("disagreement", "length", "entropy")}
+    found = {key: (course.seen[key] - course.seen[key][0]) / course.sd[key] for key in SEEN}
     found["entropy"] = -found["entropy"]
     kl = course.kl.mean(-1)
     beyond = (kl >= 1).nonzero().flatten()

@@ -12,7 +12,7 @@ def shown(measured: Measured | None, digits: int = 2) -> str:
     """A number with its interval."""
     if measured is None:
         return "not known"
-    mean, low, high = (f"{number:z+.{digits}f}" for number in measured)
+    mean, low, high = (f"{number:+z.{digits}f}" for number in measured)
     return f"{mean} [{low}, {high}]"
 
 
@@ -33,6 +33,18 @@ def falls(rows: Iterable[dict]) -> str:
     for row in rows:
         fell, rose = (f"{row[key]} of {row['seeds']}" for key in ("falls", "rises"))
         lines.append(f"{TITLES[row['method']]:10} {row['pairs']:6,}   {fell:12} {shown(row['gold']):24} {rose:12} {shown(row['proxy'])}")
+    return "\n".join(lines)
+
+
+def implicit(rows: Iterable[dict], found: Sequence[Course]) -> str:
+    """DPO's own rewards beside gold and the score of a reward model that it never saw, from gold's peak to the last look."""
+    lines = [f"{'pairs':>5}   {'change in gold, SD':24} {'beta x KL':24} {'score of a reward model':24} margin on the pairs, by seed"]
+    for row in rows:
+        if row["method"] == "dpo":
+            chosen = overopt.of(found, method="dpo", pairs=row["pairs"], beta=row["beta"])
+            margins = [(course.seen["margin"][overopt.peak_of(course)], course.seen["margin"][-1]) for course in chosen]
+            told = "  ".join(f"{before:.1f} to {after:.1f}" for before, after in margins)
+            lines.append(f"{row['pairs']:5,}   {shown(row['gold']):24} {shown(row['implicit']):24} {shown(row['proxy']):24} {told}")
     return "\n".join(lines)
 
 

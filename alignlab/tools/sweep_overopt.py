@@ -49,7 +49,8 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
 
     Returns:
         reference: the SFT model as a row of a course, and `sd` of gold and of each mean, over its answers;
-        course: a row for each look (see `row_of`) with its `step`; of best-of-n a row for each n, in a list for each number of pairs.
+        course: a row for each look (see `row_of`) with its `step`, and for DPO the `margin` of its batch, in units of its implicit
+            reward; of best-of-n a row for each n, in a list for each number of pairs.
     """
     given = sweep_parts.pipeline(seed, fast)
     if settings["method"] == "best_of_n":
@@ -61,7 +62,8 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
     for metrics in steps:
         if metrics["step"] + 1 in looks(metrics["steps"], fast):
             seen = look(given, policy, judges, given.recipe.answers)
-            rows.append({"step": metrics["step"] + 1, **row_of(seen, start, penalty)})
+            own = {key: metrics[key] for key in ("margin",) if key in metrics}
+            rows.append({"step": metrics["step"] + 1, **row_of(seen, start, penalty), **own})
             if seen.kl.mean() > FURTHEST:
                 break
     return {"reference": row_of(start, start, penalty) | {"sd": spreads(start, penalty)}, "course": rows}
@@ -73,7 +75,7 @@ def looks(steps: int, fast: bool) -> set[int]:
     >>> sorted(looks(40, False))
     [3, 4, 6, 7, 9, 12, 15, 19, 24, 31, 40]
     """
-    return {round(steps / GROWTH**back) for back in range(2 if fast else LOOKS)} - {0}
+    return {1, steps} if fast else {round(steps / GROWTH**back) for back in range(LOOKS)} - {0}
 
 
 def driven(given: Pipeline, settings: dict, first: RewardModel, fast: bool) -> tuple[Policy, Iterator[dict]]:
