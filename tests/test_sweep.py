@@ -178,7 +178,8 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
             cli.main()
         out, err = capfd.readouterr()
         assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
-        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh, data, overopt\n") if words else (0, ""))
+        complaint = "alignlab: no sweep 'strenght'; there is strength, fresh, data, overopt\n"
+        assert (ended.value.code, err) == ((2, complaint) if words else (0, ""))
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):

@@ -199,7 +199,8 @@ def fit(course: Course, form: str, fitter: Fitter = answers.overoptimisation_fit
     far, gain = (torch.stack([prompts.mean(row) for row in rows[1:]], -1) for rows in (course.kl, course.gain))
     distance = far.clamp(min=1e-6).sqrt()
     numbers = torch.stack([fitter(one, other, FORMS[form]) for one, other in zip(distance, gain, strict=True)])
-    return Fit(distance[0], gain, numbers, curve(distance[0], *numbers[0], form))
+    a, b = numbers[0]
+    return Fit(distance[0], gain, numbers, curve(distance[0], a, b, form))
 
 
 def fitted(chosen: Sequence[Course], form: str, fitter: Fitter = answers.overoptimisation_fit) -> dict:
@@ -231,9 +232,9 @@ def price_or_stop(priced: Sequence[Course], free: Sequence[Course]) -> dict:
         kl of each seed's end; gain there and difference to the stopped run, in standard deviations of gold, [mean, low, high]; None
         where a run without a price never is at that KL.
     """
-    ends, gains, differences = [], [], []
-    for one, other in zip(priced, free, strict=True):
-        prompts = _prompts(one)
+    ends, gains, differences, by_seed = [], [], [], {course.seed: course for course in free}
+    for one in priced:
+        prompts, other = _prompts(one), by_seed[one.seed]
         ends.append(one.kl[-1].mean().item())
         gains.append(prompts.mean(one.gain[-1]))
         differences.append(gains[-1] - dial.gold_at(prompts, path(other), ends[-1]))

@@ -1,6 +1,7 @@
 """Figures of over-optimisation: courses, fits with their residuals, a price against early stopping, and alarms."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -27,7 +28,7 @@ def courses_figure(found: Sequence[Course]) -> Figure:
     for column, method in enumerate(methods):
         for course in overopt.of(found, method=method):
             colour, marker = FEW_TO_MANY[counts.index(course.pairs)]
-            label = f"{course.pairs:,} pairs" if course.seed == min(c.seed for c in found if c.pairs == course.pairs) else None
+            label = f"{course.pairs:,} pairs"
             for row, values in enumerate((course.gain, course.score)):
                 grid[row, column].plot(course.distance, values.mean(-1), color=colour, marker=marker, ms=3.5, lw=1.2, label=label)
         for axes in grid[:, column]:
@@ -37,8 +38,9 @@ def courses_figure(found: Sequence[Course]) -> Figure:
         _finish(grid[1, column], "", ROOT)
     grid[0, 0].set_ylabel(GAIN)
     grid[1, 0].set_ylabel("proxy: judge's score")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(counts), frameon=False, fontsize=9)
+    named = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # each once
+    order = [f"{pairs:,} pairs" for pairs in counts]
+    figure.legend([named[label] for label in order], order, loc="outside upper center", ncols=len(counts), frameon=False, fontsize=9)
     figure.set_label(f"Gain in gold, above, and the proxy, below, against the square root of KL. {_ends(found)}")
     return figure
 
@@ -171,10 +173,12 @@ def alarms_figure(told: Mapping[str, Sequence[tuple[Course, Told]]]) -> Figure:
         rang = [(course, one) for course, one in each if one.at is not None]
         for place, (course, one) in enumerate(rang):
             ratio = float(course.step[one.at] / max(float(course.step[overopt.peak_of(course)]), float(course.step[1])))
-            style = {"color": SHADES[course.method], "marker": SHAPES[course.method]}
+            style: dict[str, Any] = {"color": SHADES[course.method], "marker": SHAPES[course.method]}
             label = None if course.method in named else TITLES[course.method]
             named.add(course.method)
             axes.plot(ratio, row + 0.5 * (place + 0.5) / len(rang) - 0.25, ls="", ms=7, label=label, alpha=0.8, **style)
+        if not rang:
+            axes.text(1.05, row, "never rang", va="center", fontsize=9, color=INK)
         words.append(f"{monitor} rang in {len(rang)} of {len(each)} runs")
     axes.axvline(1, color=INK, lw=1.2, zorder=0)
     axes.set_xscale("log")

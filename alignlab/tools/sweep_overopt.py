@@ -195,17 +195,17 @@ def prepare(seed: int, fast: bool) -> None:
             judge(given, count, member, fast)
 
 
+GRID: list[dict] = [
+    {"method": "best_of_n"},
+    *({"method": method, "pairs": count, "beta": beta} for method, beta in FREE.items() for count in PASSES),
+    *({"method": "ppo", "pairs": PRICED, "beta": beta} for beta in PRICES),
+]
+
 SWEEP = Sweep(
     name="overopt",
     words="the courses of PPO, DPO and best-of-n until gold falls, by number of pairs",
-    points=[
-        (settings, seed) for seed in SEEDS for settings in (
-            {"method": "best_of_n"},
-            *({"method": method, "pairs": count, "beta": beta} for method, beta in FREE.items() for count in PASSES),
-            *({"method": "ppo", "pairs": PRICED, "beta": beta} for beta in PRICES),
-        )
-    ],
-    fast_points=[({"method": "best_of_n"}, 0), *(({"method": method, "pairs": 60, "beta": beta}, 0) for method, beta in FREE.items())],
+    points=[(settings, seed) for seed in SEEDS for settings in GRID],
+    fast_points=[(settings, SEEDS[0]) for settings in GRID if settings.get("pairs", 60) == 60],
     measure=measure,
     prepare=prepare,
-)  # fmt: skip
+)
