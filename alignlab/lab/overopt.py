@@ -12,6 +12,7 @@ from alignlab.evaluate import Answers, Bootstrap, Measured, interval, over_seeds
 from alignlab.lab import answers
 
 FORMS = {"best-of-n form": False, "RL form": True}  # Gao et al. 2210.10760: R = d (a - b d), and with the logarithm R = d (a - b ln d)
+METHODS = ("ppo", "dpo", "best_of_n")
 SEEN = ("disagreement", "length", "entropy")
 MONITORS = (*SEEN, "speed")
 ENOUGH = 0.5  # share of the peak's gain, before which an alarm is too early
@@ -61,7 +62,7 @@ def courses(points: Iterable[dict]) -> list[Course]:
             found += [_best_of_n(int(pairs), seed, rows, result["reference"]["sd"]) for pairs, rows in result["course"].items()]
         else:
             found.append(_trained(settings["method"], settings["pairs"], settings["beta"], seed, result))
-    return sorted(found, key=lambda course: (course.method, course.pairs, course.beta, course.seed))
+    return sorted(found, key=lambda course: (METHODS.index(course.method), course.pairs, course.beta, course.seed))
 
 
 def _trained(method: str, pairs: int, beta: float, seed: int, result: dict) -> Course:
