@@ -199,7 +199,10 @@ def fit(course: Course, form: str, fitter: Fitter = answers.overoptimisation_fit
     prompts = _prompts(course)
     far, gain = (torch.stack([prompts.mean(row) for row in rows[1:]], -1) for rows in (course.kl, course.gain))
     distance = far.clamp(min=1e-6).sqrt()
-    numbers = torch.stack([fitter(one, other, FORMS[form]) for one, other in zip(distance, gain, strict=True)])
+    if fitter is answers.overoptimisation_fit:  # all resamplings at once
+        numbers = fitter(distance, gain, FORMS[form])
+    else:
+        numbers = torch.stack([fitter(one, other, FORMS[form]) for one, other in zip(distance, gain, strict=True)])
     a, b = numbers[0]
     return Fit(distance[0], gain, numbers, curve(distance[0], a, b, form))
 
