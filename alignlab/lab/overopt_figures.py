@@ -71,7 +71,8 @@ def fits_figure(fits: Mapping[str, Mapping[str, Fit]]) -> Figure:
         for (form, fitted), (colour, dash, marker) in zip(forms.items(), ((BLUE, "--", "s"), (VERMILION, "-", "^")), strict=True):
             fine, (a, b) = torch.linspace(0.02, float(fitted.distance.max()), 200), fitted.numbers[0]
             above.plot(fine, overopt.curve(fine, a, b, form), color=colour, ls=dash, lw=1.4, label=form)
-            below.plot(fitted.distance, fitted.residuals, color=colour, ls=dash, marker=marker, ms=4, lw=1)
+            order = fitted.distance.argsort()  # a run's KL may come back
+            below.plot(fitted.distance[order], fitted.residuals[order], color=colour, ls=dash, marker=marker, ms=4, lw=1)
             told.append(f"{TITLES[method]}, {form}: a {a:.2f}, b {b:.2f}, outside the interval at {fitted.missed} of {len(fitted.gain[0])}")
         spread = _spread(fitted)
         above.errorbar(fitted.distance, fitted.gain[0], yerr=spread, color=INK, fmt="o", ms=4, lw=1, label="measured")
