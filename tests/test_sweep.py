@@ -179,7 +179,8 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
             cli.main()
         out, err = capfd.readouterr()
         assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
-        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh, data\n") if words else (0, ""))
+        complaint = "alignlab: no sweep 'strenght'; there is strength, fresh, data, overopt\n"
+        assert (ended.value.code, err) == ((2, complaint) if words else (0, ""))
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):
@@ -226,6 +227,17 @@ def test_a_dask_cluster_gives_the_same_points_where_its_workers_share_no_folder(
     assert len([line for number in (0, 1) for line in marks(f"worker{number}/marks")]) == 8
 
 
+def check_course(result: dict) -> None:
+    """Of a run, looks that move away from the SFT model; of best-of-n a proxy that rises with n."""
+    assert len(result["reference"]["gold"]) == 8 and result["reference"]["sd"]["gold"] > 0
+    rows = result["course"] if isinstance(result["course"], list) else result["course"]["60"]
+    assert len(rows) >= 2 and all(len(row[key]) == 8 for row in rows for key in ("gold", "score"))
+    if "n" in rows[0]:
+        assert sum(rows[0]["score"]) < sum(rows[-1]["score"])
+    else:
+        assert 0 < sum(rows[0]["kl"]) < sum(rows[-1]["kl"]) and result["reference"]["sd"]["disagreement"] > 0
+
+
 @pytest.mark.slow
 def test_the_real_sweeps_measure_their_fast_points(monkeypatch):
     """In this process: how points are spread over others is tested with the toy sweep."""
@@ -236,6 +248,9 @@ def test_the_real_sweeps_measure_their_fast_points(monkeypatch):
             chosen.prepare(seed, True)
             result = chosen.measure(settings, seed, True)
             json.dumps(result, allow_nan=False)
+            if name == "overopt":
+                check_course(result)
+                continue
             path = {row["strength"]: row for row in result["path"]}
             assert {0.5, 1.0, 1.5, 2.0, 3.0} <= set(path)
             assert len(result["reference"]["gold"]) == 8 and result["reference"]["sd"] > 0

@@ -152,6 +152,35 @@ def overoptimised_from(proxy: Tensor, gold: Tensor, fall: float, window: int) ->
     return peak + window // 2 if fooled else None
 
 
+def overoptimisation_fit(distance: Tensor, gain: Tensor, log: bool) -> Tensor:
+    """a and b of R = d (a - b d), or with `log` of R = d (a - b ln d), with the least squared error in R: (..., K) twice -> (..., 2).
+
+    Gao et al. 2210.10760; d > 0 is the square root of KL. Both forms are linear in a and b.
+    """
+    columns = torch.stack([distance, -distance * (distance.log() if log else distance)], -1)
+    return torch.linalg.lstsq(columns, gain[..., None]).solution.squeeze(-1)
+
+
+def fall_from_peak(gold: Tensor) -> Tensor:
+    """Of each prompt gold at the last look minus gold at the peak, which the other half of the prompts chose: (K, P) -> (P,)."""
+    change = torch.empty_like(gold[0])
+    for half in (0, 1):
+        peak = gold[:, 1 - half :: 2].mean(-1).argmax()
+        change[half::2] = gold[-1, half::2] - gold[peak, half::2]
+    return change
+
+
+def precision_recall(rang: Sequence[int | None], begins: Sequence[int], sure: Sequence[int | None]) -> tuple[float, float]:
+    """Of the alarms in N runs the share in time, and of the falls the share that one told in time; 0 where there is none.
+
+    rang, begins, sure: of each run the look at which the alarm rang, from which one is in time, and at which gold has surely fallen.
+    """
+    runs = list(zip(rang, begins, sure, strict=True))
+    good = sum(at is not None and end is not None and start <= at <= end for at, start, end in runs)
+    alarms, fallen = (sum(each is not None for each in column) for column in (rang, sure))
+    return good / alarms if alarms else 0.0, good / fallen if fallen else 0.0
+
+
 def implicit_reward(logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> Tensor:
     """DPO's reward of each completion: (B,)."""
     return beta * losses.sequence_logps(logps - ref_logps, mask)

@@ -161,6 +161,12 @@ class Draw:
         up, down = self.uniform(6), -self.uniform(6, low=0.4)
         return self.uniform(12).cumsum(0), torch.cat([up, down]).cumsum(0)
 
+    def alarms(self) -> tuple[list[int | None], list[int], list[int | None]]:
+        """Of six runs the look of the alarm, the first in time, and that of the sure fall; the first is in time, so no share is 0."""
+        begins = [self.integer(1, 4) for _ in range(6)]
+        sure = [begins[0] + 2, *(begin + self.integer(0, 5) if self.integer(0, 4) else None for begin in begins[1:])]
+        return [begins[0] + 1, *(self.integer(1, 9) if self.integer(0, 4) else None for _ in range(5))], begins, sure
+
     def groups(self) -> tuple[Tensor, Tensor, int]:
         n = self.integer(1, 5)
         return self.normal(3, 4 * n), self.normal(3, 4 * n), n
@@ -218,6 +224,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "agreement": lambda d: (d.integers(6, high=3).float(), d.integers(6, high=3).float()),
     "preference_record": lambda d: (*(f"{part} {d.integer(0, 99)}" for part in ("prompt", "one", "two")), d.integer(0, 2) == 1),
     "shares_no_prompt": lambda d: (d.records(), d.records()),
+    "overoptimisation_fit": lambda d: (d.uniform(6, low=0.3, high=4), d.normal(6), d.integer(0, 2) == 1),
+    "fall_from_peak": lambda d: (d.normal(5, 8),),
+    "precision_recall": lambda d: d.alarms(),
     "comparisons_needed": lambda d: (d.number(0.52, 0.95),),
     "scaled_layer": lambda d: (d.normal(2, 5), d.normal(4, 5), d.normal(3, 5), d.normal(4, 3), d.number(2, 16), d.number(0.2, 3)),
     "mixed_logps": lambda d: (d.distribution(5).log(), d.distribution(5).log(), d.number(0.2, 3)),
