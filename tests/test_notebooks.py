@@ -28,8 +28,15 @@ def cells(path: Path, kind: str) -> list:
 # ---------------------------------------------------------------------------------------------- the set
 
 
-def test_there_are_ten_in_order():
-    assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(10)]
+def test_the_course_is_there_in_order_and_then_the_labs():
+    numbers = [name[:2] for name in NAMES]
+    assert numbers[:10] == [f"{number:02d}" for number in range(10)] and numbers == sorted(set(numbers))
+
+
+def test_every_next_notebook_is_there():
+    for path in PATHS[:-1]:
+        (named,) = re.findall(r"^Next: \*\*\[\d\d\]\((\w+\.ipynb)\)", cells(path, "markdown")[-1].source, re.M)
+        assert (path.parent / named).is_file(), path.name
 
 
 def test_every_exercise_stands_in_one_notebook_and_two_to_eight_in_each():
