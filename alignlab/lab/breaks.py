@@ -55,7 +55,7 @@ def _moved(policy: Policy, size: float = 0.05) -> Policy:
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weights in policy.parameters():
-            weights += size * torch.randn(weights.shape, generator=rng)
+            weights.add_(size * torch.randn(weights.shape, generator=rng))
     return policy
 
 

@@ -23,7 +23,8 @@ from alignlab.rollout import Completions, Score, sample
 SHORT: dict[str, dict[str, Any]] = {  # the settings of a short run; all else is the recipe's
     "sft": {"batch_size": 64, "epochs": 1, "learning_rate": 5e-3},
     "reward": {"batch_size": 32, "epochs": 6, "learning_rate": 3e-3},
-    "ppo": {"batch_size": 64, "minibatch_size": 32, "iterations": 12, "epochs": 3, "learning_rate": 3e-3, "beta": 0.38, "max_new_tokens": 40},
+    "ppo": {"batch_size": 64, "minibatch_size": 32, "iterations": 12, "epochs": 3, "learning_rate": 3e-3, "beta": 0.38,
+            "max_new_tokens": 40},
     "dpo": {"batch_size": 32, "epochs": 1, "learning_rate": 1.5e-3, "beta": 0.5},
 }  # fmt: skip
 RECORDS = {"sft": 2560, "reward": 400, "dpo": 1280}  # demonstrations, or pairs, of a short run
@@ -66,14 +67,15 @@ class Setup:
         self.exchanged.append((module, name, code))
 
 
-def setup(given: Pipeline, stage: str, seed: int = 0) -> Setup:
+def setup(given: Pipeline, stage: str, seed: int = 0, **settings) -> Setup:
     """A healthy short run of a stage.
 
     Args:
         given: holds the SFT model and the reward model.
         seed: of the run: order of the data, prompts and samples, and the adapter's start.
+        settings: in place of some of `SHORT`.
     """
-    config = replace(given.config(stage), **SHORT[stage], seed=seed)
+    config = replace(given.config(stage), **SHORT[stage] | settings, seed=seed)
     if stage == "sft":
         return Setup(stage, given, config, given.base.policy("clinic", given.rank, seed), given.demonstrations[: RECORDS["sft"]])
     if stage == "reward":
@@ -130,7 +132,7 @@ def _dpo(run: Setup) -> Iterator[dict]:
 def _reward(run: Setup) -> Iterator[dict]:
     assert isinstance(run.model, RewardModel)
     for metrics in reward.train(run.model, run.records, run.config):
-        if pipeline._tenth(metrics):
+        if metrics["step"] % -(-metrics["steps"] // 10) == 0:  # ten times over the stage
             metrics["test_accuracy"] = losses.accuracy(evaluate.pair_margins(run.model, run.held_out, run.config.max_length)).item()
         yield metrics
 

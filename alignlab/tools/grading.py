@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 import alignlab
-from alignlab.lab import answers, checks
+from alignlab import losses
+from alignlab.lab import answers, checks, mystery
 from alignlab.lab.exercise import Exercise, Function
 
 PACKAGE = str(Path(alignlab.__file__).parent)
@@ -161,6 +162,19 @@ class Draw:
         up, down = self.uniform(6), -self.uniform(6, low=0.4)
         return self.uniform(12).cumsum(0), torch.cat([up, down]).cumsum(0)
 
+    def paid(self) -> tuple:
+        """Rewards that add up, or do not by one token of one row, with all that they are made of."""
+        scores, (logps, ref_logps), mask, beta = self.normal(3), self.batch(2), self.mask(), self.number(0.05, 0.5)
+        rewards = losses.shape_rewards(scores, logps, ref_logps, mask, beta)
+        rewards[0, losses.last_token(mask)[0]] += self.integer(0, 2)
+        return rewards, scores, logps, ref_logps, mask, beta
+
+    def mystery(self) -> dict:
+        """A recorded mystery, its departures a little longer or shorter."""
+        seen = mystery.observed(self.integer(1, len(mystery.NUMBERS) + 1))
+        share = self.number(0.97, 1.03)
+        return {key: round(value * share, 3) if isinstance(value, float) else value for key, value in seen.items()}
+
     def groups(self) -> tuple[Tensor, Tensor, int]:
         n = self.integer(1, 5)
         return self.normal(3, 4 * n), self.normal(3, 4 * n), n
@@ -218,6 +232,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "agreement": lambda d: (d.integers(6, high=3).float(), d.integers(6, high=3).float()),
     "preference_record": lambda d: (*(f"{part} {d.integer(0, 99)}" for part in ("prompt", "one", "two")), d.integer(0, 2) == 1),
     "shares_no_prompt": lambda d: (d.records(), d.records()),
+    "adds_up": lambda d: d.paid(),
+    "departure": lambda d: (d.normal(9), d.normal(4, 9), d.number(0.05, 0.4)),
+    "diagnosis": lambda d: (d.mystery(),),
     "comparisons_needed": lambda d: (d.number(0.52, 0.95),),
 }  # fmt: skip
 
