@@ -240,9 +240,10 @@ def adds_up(rewards: Tensor, scores: Tensor, logps: Tensor, ref_logps: Tensor, m
 
 
 def departure(run: Tensor, healthy: Tensor, floor: float) -> Tensor:
-    """How far a run's level lies from those of S healthy runs, in their standard deviations, reckoned as at least `floor`: (N,), (S, N) -> ().
+    """How far a run's level lies from those of S healthy runs, in their standard deviations: (N,), (S, N) -> ().
 
-    A level is the mean over the last third of the steps, at least one. The standard deviation is that of the S levels, over S - 1.
+    A level is the mean over the last third of the steps, at least one. The standard deviation is that of the S levels, over S - 1,
+    and reckoned as at least `floor`.
     """
     late = max(1, run.shape[-1] // 3)
     level, levels = run[-late:].mean(), healthy[:, -late:].mean(-1)

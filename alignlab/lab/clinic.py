@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alignlab import dpo, evaluate, losses, pipeline, ppo, reward, sft
+from alignlab.errors import UserError
 from alignlab.lab import workbook
 from alignlab.models import Policy, RewardModel
 from alignlab.pipeline import Pipeline
@@ -74,7 +75,12 @@ def setup(given: Pipeline, stage: str, seed: int = 0, **settings) -> Setup:
         given: holds the SFT model and the reward model.
         seed: of the run: order of the data, prompts and samples, and the adapter's start.
         settings: in place of some of `SHORT`.
+
+    Raises:
+        UserError: another world than the tiny one.
     """
+    if given.recipe.name != "tiny":
+        raise UserError('the clinic has the settings and the recorded runs of the tiny world alone; open it with SIZE = "tiny"')
     config = replace(given.config(stage), **SHORT[stage] | settings, seed=seed)
     if stage == "sft":
         return Setup(stage, given, config, given.base.policy("clinic", given.rank, seed), given.demonstrations[: RECORDS["sft"]])

@@ -20,7 +20,7 @@ HEALTHY = "healthy"
 FAR = 4.0  # standard deviations from the healthy runs, from which a departure is a sign
 FLOORS = {  # the least standard deviation that is reckoned with, in each metric's unit: three runs may agree by chance
     "reward": 0.2, "gold": 0.25, "kl": 0.3, "stop_rate": 0.03, "length": 1.0, "first_clip": 0.005, "approx_kl": 0.004, "drift": 0.01,
-    "loss": 0.01, "accuracy": 0.03,
+    "loss": 0.01, "accuracy": 0.03, "test_accuracy": 0.03,
 }  # fmt: skip
 SEEN = {  # of each stage: what is looked at, at its start or over its last third
     "ppo": ("reward start", "first_clip start", "approx_kl start", "reward", "gold", "kl", "stop_rate", "length", "drift"),

@@ -22,7 +22,7 @@ SWEEP = Sweep(
     name="clinic",
     words="short runs of every stage, healthy and with one piece of code broken",
     points=[({"stage": stage, "fault": HEALTHY}, seed) for stage in clinic.SHORT for seed in SEEDS]
-    + [({"stage": each.stage, "fault": name}, seed) for name, each in BREAKS.items() for seed in SICK_SEEDS],
+    + [({"stage": each.stage, "fault": name}, seed) for seed in SICK_SEEDS for name, each in BREAKS.items()],
     fast_points=[({"stage": "sft", "fault": HEALTHY}, SEEDS[0])],
     measure=measure,
     prepare=sweep_parts.prepare,
