@@ -33,7 +33,7 @@ class Fault:
     """A candidate.
 
     stages: whose run it may spoil. words: what is wrong. put: spoils a run.
-    signs: what is seen then: above, below or near the healthy runs.
+    signs: what is seen then: above, below, near, not above or not below the healthy runs.
     """
 
     stages: tuple[str, ...]
@@ -61,7 +61,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "learning_rate": Fault(
         ("ppo",), "the learning rate is ten times too high", _ten_times,
-        {"approx_kl start": "above", "first_clip start": "above", "kl": "above"},
+        {"first_clip start": "above", "reward": "below"},
     ),
     "score_on_padding": Fault(
         ("ppo",), "the score is paid on the batch's last column, which is padding in most rows",
@@ -73,8 +73,8 @@ FAULTS: dict[str, Fault] = {
     "fresh_old_logps": _of(
         "fresh_old_logps", "the old log-probs are scored again at every step", approx_kl_start="above", first_clip_start="near"
     ),
-    "dropout": _of("dropout", "dropout is on while the policy learns", first_clip_start="above", kl="near"),
-    "moving_reference": _of("moving_reference", "the reference is the policy itself", kl="below", reward="above"),
+    "dropout": _of("dropout", "dropout is on while the policy learns", first_clip_start="above", reward="not below"),
+    "moving_reference": _of("moving_reference", "the reference is the policy itself", kl="below", reward="not below"),
     "no_reference": _of("no_reference", "the loss has no reference", loss_start="above"),
     "pairs_swapped": _of("pairs_swapped", "chosen and rejected are swapped in the data", gold="below", loss_start="near", kl="not above"),
     "dpo_moving_reference": _of("dpo_moving_reference", "the reference is the policy itself", loss="above", kl="above", loss_start="near"),
@@ -101,8 +101,9 @@ def departures(curves: dict, stage: str, healthy: Sequence[dict]) -> dict[str, f
 
 
 def shows(departure: float, side: str) -> bool:
-    """Whether a departure is on that side: above, below, near, or not above."""
-    return {"above": departure >= FAR, "below": departure <= -FAR, "near": abs(departure) < FAR, "not above": departure < FAR}[side]
+    """Whether a departure is on that side: above, below, near, not above, or not below."""
+    above, below = departure >= FAR, departure <= -FAR
+    return {"above": above, "below": below, "near": not (above or below), "not above": not above, "not below": not below}[side]
 
 
 def contradictions(seen: dict, name: str) -> list[str]:
