@@ -19,10 +19,9 @@ each_mystery = pytest.mark.parametrize("number", mystery.NUMBERS)
 SMALL = {
     "sft": {"batch_size": 8, "learning_rate": 2e-2},
     "reward": {"batch_size": 8, "epochs": 1},
-    "ppo": {"batch_size": 8, "minibatch_size": 8, "iterations": 2, "epochs": 3, "max_new_tokens": 10, "learning_rate": 2e-2},
+    "ppo": {"batch_size": 8, "minibatch_size": 8, "iterations": 2, "epochs": 3, "max_new_tokens": 40, "learning_rate": 2e-2},
     "dpo": {"batch_size": 8, "learning_rate": 2e-2},
 }
-THROUGH_A_PIECE_OF_DATA = {"leaky_split", "uncentred"}  # whose cure gives other, and lawful, data than the healthy run's
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_a_switch_changes_its_run_and_the_cure_in_its_place_does_not(name, given
         chosen.put(run, code)
         found[code] = metrics(run)
     assert found[chosen.wrong] != plain[chosen.stage]
-    if name not in THROUGH_A_PIECE_OF_DATA:
+    if name not in ("leaky_split", "uncentred"):  # whose cure gives another lawful split, and a score less its own mean
         assert found[chosen.right] == plain[chosen.stage]
 
 
@@ -174,7 +173,7 @@ def test_a_wrong_guess_is_told_what_speaks_against_it_and_not_what_is_right(numb
     for guess in set(mystery.FAULTS) - {mystery.fault_of(number)}:
         said = mystery.against((seen,), guess)
         assert guess in said and "fits as well" not in said and "\n" not in said, said
-        assert mystery.fault_of(number) not in said.replace(guess, ""), said
+        assert mystery.fault_of(number) not in said.replace(guess, "").replace("healthy runs", ""), said
     assert "none of the candidates" in mystery.against((seen,), {})
 
 

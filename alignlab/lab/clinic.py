@@ -32,6 +32,7 @@ RECORDS = {"sft": 2560, "reward": 400, "dpo": 1280}  # demonstrations, or pairs,
 HELD_OUT = 0.5  # the share of the reward model's pairs by which it is tested
 OFFSET = -8.0  # of the raw score: a reward model's level is arbitrary, since it learned from differences alone
 PROBE, ANSWERS = 48, 4  # answers by which a run is watched, and answers to each of the judge's prompts at its end
+POINTS = 40  # of a curve, at most
 CURVES = {  # what is recorded of each stage
     "sft": ("loss", "stop_rate", "length", "gold"),
     "reward": ("loss", "accuracy", "test_accuracy"),
@@ -188,7 +189,7 @@ def record(run: Setup, watch: Callable[[dict], None] = lambda metrics: None) -> 
         watch: called with the metrics of each step.
 
     Returns:
-        curves: for each metric of `CURVES` that was reported, [steps, values];
+        curves: for each metric of `CURVES` that was reported, [steps, values], at most `POINTS` of each, evenly spaced;
         end, of a policy: means of its answers to the judge's prompts, judged by code that no break touches: gold, score, kl (nats),
         length (tokens), stop_rate;
         samples: three of these answers, with prompt, text, score, gold and stopped.
@@ -202,7 +203,13 @@ def record(run: Setup, watch: Callable[[dict], None] = lambda metrics: None) -> 
                     at, values = curves.setdefault(key, [[], []])
                     at.append(metrics["step"])
                     values.append(metrics[key])
-    return {"curves": curves} | (_judged(run) if isinstance(run.model, Policy) else {})
+    return {"curves": {key: thinned(curve) for key, curve in curves.items()}} | (_judged(run) if isinstance(run.model, Policy) else {})
+
+
+def thinned(curve: list[list]) -> list[list]:
+    """[steps, values] with every k-th point, so that no more than `POINTS` are left."""
+    k = max(1, -(-len(curve[0]) // POINTS))
+    return [part[::k] for part in curve]
 
 
 def _judged(run: Setup) -> dict:

@@ -65,7 +65,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "score_on_padding": Fault(
         ("ppo",), "the score is paid on the batch's last column, which is padding in most rows",
-        lambda run: run.put_equation("shape_rewards", rewards_on_the_last_column), {"reward": "below", "kl": "below", **QUIET},
+        lambda run: run.put_equation("shape_rewards", rewards_on_the_last_column), {"reward": "below", "kl": "not above", **QUIET},
     ),
     "temperature": _of("temperature", "answers are sampled at one temperature and scored at another", drift="above"),
     "uncentred": _of("uncentred", "the score is not centred", reward_start="below"),
