@@ -188,7 +188,7 @@ def test_a_live_mystery_is_of_ppo_and_the_same_for_the_same_number(given):
     assert set(drawn.values()) == {name for name, fault in mystery.FAULTS.items() if "ppo" in fault.stages}
     case = ward.Live(given, 3, **SMALL["ppo"])
     case.run.config.iterations = 1
-    figure = case.record()
+    figure = case.train()
     assert case.fault == drawn[3] and case.fault in case.reveal() and "live run 3" in figure.get_label()
     assert set(case.seen) == {"number", "stage", *mystery.SEEN["ppo"]}
 

@@ -28,6 +28,7 @@ SHORT: dict[str, dict[str, Any]] = {  # the settings of a short run; all else is
             "max_new_tokens": 40},
     "dpo": {"batch_size": 32, "epochs": 1, "learning_rate": 1.5e-3, "beta": 0.5},
 }  # fmt: skip
+QUICK = {"iterations": 2, "batch_size": 8, "minibatch_size": 8}  # of PPO, in place of some of these, where nobody looks at the curves
 RECORDS = {"sft": 2560, "reward": 400, "dpo": 1280}  # demonstrations, or pairs, of a short run
 HELD_OUT = 0.5  # the share of the reward model's pairs by which it is tested
 OFFSET = -8.0  # of the raw score: a reward model's level is arbitrary, since it learned from differences alone
@@ -182,17 +183,23 @@ def _probed(run: Setup, trained: Iterator[dict]) -> Iterator[dict]:
 # ---------------------------------------------------------------------------------------------- what is recorded
 
 
-def record(run: Setup, watch: Callable[[dict], None] = lambda metrics: None) -> dict:
+def record(run: Setup) -> dict:
     """Train, and keep what a learner sees.
 
-    Args:
-        watch: called with the metrics of each step.
-
     Returns:
-        curves: for each metric of `CURVES` that was reported, [steps, values], at most `POINTS` of each, evenly spaced;
+        curves: see `trained`;
         end, of a policy: means of its answers to the judge's prompts, judged by code that no break touches: gold, score, kl (nats),
         length (tokens), stop_rate;
         samples: three of these answers, with prompt, text, score, gold and stopped.
+    """
+    return {"curves": trained(run)} | (_judged(run) if isinstance(run.model, Policy) else {})
+
+
+def trained(run: Setup, watch: Callable[[dict], None] = lambda metrics: None) -> dict[str, list[list]]:
+    """Train; for each metric of `CURVES` that was reported, [steps, values], at most `POINTS` of each, evenly spaced.
+
+    Args:
+        watch: called with the metrics of each step.
     """
     curves: dict[str, list[list]] = {}
     for metrics in steps(run):
@@ -203,7 +210,7 @@ def record(run: Setup, watch: Callable[[dict], None] = lambda metrics: None) -> 
                     at, values = curves.setdefault(key, [[], []])
                     at.append(metrics["step"])
                     values.append(metrics[key])
-    return {"curves": {key: thinned(curve) for key, curve in curves.items()}} | (_judged(run) if isinstance(run.model, Policy) else {})
+    return {key: thinned(curve) for key, curve in curves.items()}
 
 
 def thinned(curve: list[list]) -> list[list]:

@@ -10,6 +10,8 @@ BETA = 0.3
 PAID = losses.shape_rewards(SCORES, LOGPS, REF_LOGPS, MASK, BETA)
 GIVEN = (SCORES, LOGPS, REF_LOGPS, MASK, BETA)
 
+PLAIN = (torch.tensor([1.0, -2.0, 0.5]), LOGPS, LOGPS, MASK, BETA)  # no KL, and sums without rounding
+
 
 def on_the_last_column(scores, logps, ref_logps, mask, beta):
     """The score in the batch's last column, padding or not."""
@@ -74,7 +76,7 @@ EXERCISES = [
         [
             (PAID, *GIVEN), (sum_rewards(*GIVEN, sign=1.0), *GIVEN), (on_the_last_column(*GIVEN), *GIVEN), (exchanged(PAID), *GIVEN),
             (noise_outside(PAID), *GIVEN), (PAID + 1e-6, *GIVEN), (losses.masked(PAID + 0.01, MASK), *GIVEN),
-            (sum_rewards(*GIVEN[:4], 0.0), *GIVEN),
+            (sum_rewards(*GIVEN[:4], 0.0), *GIVEN), (sum_rewards(*PLAIN), *PLAIN),
         ],
         ANSWERS + "adds_up",
         {

@@ -1,7 +1,7 @@
 """What notebook 15 shows: sick curves over the healthy runs' band, a switch's code and its assertion, and the strips of the mysteries."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 import ipywidgets as widgets
@@ -18,9 +18,9 @@ from alignlab.pipeline import Pipeline
 
 TITLES = {
     "loss": "Loss", "stop_rate": "Share that ends", "length": "Length, tokens", "gold": "Gold", "accuracy": "Accuracy on the batch",
-    "test_accuracy": "Accuracy on test pairs", "reward": "Reward: score of the samples", "kl": "KL, as the run reports it, nats",
-    "clip_fraction": "Clip fraction", "first_clip": "Clip fraction after one pass", "approx_kl": "KL to the sampler, nats a token",
-    "value_loss": "Value loss", "drift": "Recorded - scored, nats a token", "margin": "Margin", "chosen_logps": "Chosen log-probs, nats",
+    "test_accuracy": "Accuracy on test pairs", "reward": "Reward: mean score", "kl": "KL as reported, nats",
+    "clip_fraction": "Clip fraction", "first_clip": "Clip fraction, first pass", "approx_kl": "KL to the sampler",
+    "value_loss": "Value loss", "drift": "Recorded against scored", "margin": "Margin", "chosen_logps": "Chosen log-probs, nats",
 }  # fmt: skip
 STRIPS = {
     "ppo": ("reward", "gold", "kl", "first_clip", "approx_kl", "drift", "stop_rate", "length"),
@@ -57,7 +57,7 @@ def curves_figure(
             axes.plot(*curves[key], color=VERMILION, lw=1.8, marker="o", ms=3, label=None if number else label, zorder=4)
         axes.set_title(TITLES[key], loc="left", fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        axes.margins(y=0.12)
+        _no_less_than(axes, 4 * mystery.FLOORS.get(key, 0.0))
         plain_axes(axes)
         ends = [f"{curves[key][1][0]:.3g} to {curves[key][1][-1]:.3g}" for curves in (*sick, healthy[0])]
         told.append(f"{TITLES[key]}: {label} {', '.join(ends[:-1])}; a healthy run {ends[-1]}")
@@ -65,6 +65,13 @@ def curves_figure(
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=9, frameon=False)
     figure.set_label(f"{label} over the band of {len(healthy)} healthy runs. {'. '.join(told)}.")
     return figure
+
+
+def _no_less_than(axes: Axes, span: float) -> None:
+    """Widen the vertical axis to that span, so that rounding errors do not fill a panel."""
+    low, high = axes.get_ylim()
+    missing = max(span - (high - low), 0.0) / 2
+    axes.set_ylim(low - missing, high + missing)
 
 
 def _band(axes: Axes, healthy: Sequence[Curves], key: str) -> None:
@@ -111,8 +118,11 @@ def written(name: str, seed: int = 0) -> View:
 
 
 def _answers(caption: str, runs: dict[str, Sequence[dict]], count: int = 2) -> View:
+    def told(each: dict) -> str:
+        return (each["text"].strip() or "(nothing)") + ("" if each["stopped"] else " ... (cut off)")
+
     rows = [
-        [title, each["text"].strip() + ("" if each["stopped"] else " ... (cut off)"), f"{each['score']:+.1f}", f"{each['gold']:.1f}"]
+        [title, told(each), f"{each['score']:+.1f}", f"{each['gold']:.1f}"]
         for row in range(count) for title, samples in runs.items() for each in samples[row : row + 1]
     ]  # fmt: skip
     return _table(caption, ["run", "answer", "score", "gold"], rows)
@@ -128,16 +138,17 @@ def _table(caption: str, heads: list[str], rows: list[list[str]]) -> View:
 
 
 def examine(name: str) -> None:
-    """Print a switch's code, its law, what its assertion says of the code and of the cure, and the cure."""
+    """Print a switch's code, its law, its assertion, what that says of the code and of the package's, and the cure."""
     chosen = BREAKS[name]
     print(inspect.getsource(chosen.wrong))
-    print(f"Law {chosen.law}: {chosen.says}")
+    print(f"Law {chosen.law}: {chosen.says}\n")
+    print(inspect.getsource(chosen.keeps))
     print(f"assert, with this code:      {verdict(chosen.keeps, chosen.wrong)}")
     print(f"assert, with the package's:  {verdict(chosen.keeps, chosen.right)}")
     print(f"Cure: {chosen.cure}")
 
 
-def verdict(keeps, code) -> str:
+def verdict(keeps: Callable[[Callable], None], code: Callable) -> str:
     """What an assertion says of a piece of code, in a line."""
     try:
         keeps(code)
@@ -160,7 +171,7 @@ class Picker(widgets.Dropdown):
 
 
 def live(given: Pipeline, name: str, **settings) -> clinic.Setup:
-    """A short run with one switch on, ready for `clinic.record`."""
+    """A short run with one switch on, ready for `clinic.trained`."""
     run = clinic.setup(given, BREAKS[name].stage, given.seed, **settings)
     BREAKS[name].put(run, BREAKS[name].wrong)
     return run
@@ -211,17 +222,17 @@ class Live:
         self.number, self.fault = number, mystery.hidden_in(number)
         self.run = clinic.setup(given, "ppo", number, **settings)
         mystery.FAULTS[self.fault].put(self.run)
-        self.result: dict = {}
+        self.curves: Curves = {}
 
-    def record(self, watch=lambda metrics: None) -> Figure:
+    def train(self, watch: Callable[[dict], None] = lambda metrics: None) -> Figure:
         """Train it; its curves over the healthy runs' band."""
-        self.result = clinic.record(self.run, watch)
-        return _strip(f"live run {self.number}", self.result["curves"], "ppo")
+        self.curves = clinic.trained(self.run, watch)
+        return _strip(f"live run {self.number}", self.curves, "ppo")
 
     @property
     def seen(self) -> dict:
         """Its departures from the healthy runs, for a diagnosis."""
-        found = mystery.departures(self.result["curves"], "ppo", mystery.healthy_curves("ppo"))
+        found = mystery.departures(self.curves, "ppo", mystery.healthy_curves("ppo"))
         return {"number": self.number, "stage": "ppo", **found}
 
     def reveal(self) -> str:

@@ -11,7 +11,7 @@ SEEDS, SICK_SEEDS = (0, 1, 2), (0, 1)  # the healthy runs' spread needs one more
 
 def measure(settings: dict, seed: int, fast: bool) -> dict:
     """One short run (see `clinic.record`), with the wrong code of settings["fault"] put in, or healthy."""
-    run = clinic.setup(sweep_parts.pipeline(seed, fast), settings["stage"], seed)
+    run = clinic.setup(sweep_parts.pipeline(seed, fast), settings["stage"], seed, **clinic.QUICK if fast else {})
     if settings["fault"] != HEALTHY:
         chosen = BREAKS[settings["fault"]]
         chosen.put(run, chosen.wrong)
@@ -23,7 +23,7 @@ SWEEP = Sweep(
     words="short runs of every stage, healthy and with one piece of code broken",
     points=[({"stage": stage, "fault": HEALTHY}, seed) for stage in clinic.SHORT for seed in SEEDS]
     + [({"stage": each.stage, "fault": name}, seed) for seed in SICK_SEEDS for name, each in BREAKS.items()],
-    fast_points=[({"stage": "sft", "fault": HEALTHY}, SEEDS[0])],
+    fast_points=[({"stage": "ppo", "fault": "moving_reference"}, SEEDS[0])],
     measure=measure,
     prepare=sweep_parts.prepare,
 )

@@ -11,7 +11,7 @@ FIRST = 100  # seeds of training, which the healthy runs do not have
 def measure(settings: dict, seed: int, fast: bool) -> dict:
     """One short run (see `clinic.record`) with the fault that settings["mystery"] hides."""
     number = settings["mystery"]
-    run = clinic.setup(sweep_parts.pipeline(seed, fast), mystery.stage_of(number), FIRST + number)
+    run = clinic.setup(sweep_parts.pipeline(seed, fast), mystery.stage_of(number), FIRST + number, **clinic.QUICK if fast else {})
     mystery.FAULTS[mystery.fault_of(number)].put(run)
     return clinic.record(run)
 
