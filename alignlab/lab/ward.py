@@ -68,10 +68,9 @@ def curves_figure(
 
 
 def _no_less_than(axes: Axes, span: float) -> None:
-    """Widen the vertical axis to that span, so that rounding errors do not fill a panel."""
+    """Widen the vertical axis upwards to that span, so that rounding errors do not fill a panel."""
     low, high = axes.get_ylim()
-    missing = max(span - (high - low), 0.0) / 2
-    axes.set_ylim(low - missing, high + missing)
+    axes.set_ylim(low, max(high, low + span))
 
 
 def _band(axes: Axes, healthy: Sequence[Curves], key: str) -> None:
