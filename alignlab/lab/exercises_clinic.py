@@ -1,5 +1,7 @@
 """Exercises on finding faults in training (notebook 15)."""
 
+from functools import partial
+
 import torch
 
 from alignlab import losses
@@ -81,14 +83,14 @@ EXERCISES = [
         ANSWERS + "adds_up",
         {
             "rewards on prompt and padding are added as well. PPO never sees those, so a score paid there is lost: mask before the sum.":
-                lambda *given: compares(*given, masked=False),
+                partial(compares, masked=False),
             "the whole batch is compared at once, and two rows that err in opposite directions cancel. Compare row by row.":
-                lambda *given: compares(*given, whole=True),
+                partial(compares, whole=True),
             "`==` between floats: rounding alone makes it fail. Allow a small difference, such as 1e-4.":
-                lambda *given: compares(*given, exact=True),
-            "the sign of the KL: a row is owed its score *minus* beta times its log-ratio.": lambda *given: compares(*given, sign=1.0),
+                partial(compares, exact=True),
+            "the sign of the KL: a row is owed its score *minus* beta times its log-ratio.": partial(compares, sign=1.0),
             "the KL is missing: rewards add up to the score minus beta times the log-ratio, not to the score alone.":
-                lambda *given: compares(*given, only_score=True),
+                partial(compares, only_score=True),
         },
     ),
     Exercise(
@@ -100,17 +102,17 @@ EXERCISES = [
         ANSWERS + "departure",
         {
             "the side is lost: below the healthy runs is another finding than above. Leave out the absolute value.":
-                lambda *given: departs(*given, absolute=True),
+                partial(departs, absolute=True),
             "the spread is divided by S instead of S - 1, which makes few runs look closer to each other than they are.":
-                lambda *given: departs(*given, correction=0),
+                partial(departs, correction=0),
             "the whole course is averaged. Only the last third counts; every run begins at the same place.":
-                lambda *given: departs(*given, part=1),
+                partial(departs, part=1),
             "the spread is that of the steps. What has to be known is how far *runs* differ: take the deviation of the S levels.":
-                lambda *given: departs(*given, over_steps=True),
+                partial(departs, over_steps=True),
             "the floor is added to the spread; it is only the least that the spread may be: `.clamp(min=floor)`.":
-                lambda *given: departs(*given, floored=False),
+                partial(departs, floored=False),
             "the spread is divided by the square root of S. One run is compared with others, not with their mean's error.":
-                lambda *given: departs(*given, error=True),
+                partial(departs, error=True),
         },
     ),
     Exercise(
