@@ -74,7 +74,7 @@ FAULTS: dict[str, Fault] = {
         "fresh_old_logps", "the old log-probs are scored again at every step", approx_kl_start="above", first_clip_start="near"
     ),
     "dropout": _of("dropout", "dropout is on while the policy learns", first_clip_start="above", reward="not below"),
-    "moving_reference": _of("moving_reference", "the reference is the policy itself", kl="below", reward="not below"),
+    "moving_reference": _of("moving_reference", "the reference is the policy itself", reward="not below", kl="below"),
     "no_reference": _of("no_reference", "the loss has no reference", loss_start="above"),
     "pairs_swapped": _of("pairs_swapped", "chosen and rejected are swapped in the data", gold="below", loss_start="near", kl="not above"),
     "dpo_moving_reference": _of("dpo_moving_reference", "the reference is the policy itself", loss="above", kl="above", loss_start="near"),
@@ -106,14 +106,19 @@ def shows(departure: float, side: str) -> bool:
     return {"above": above, "below": below, "near": not (above or below), "not above": not above, "not below": not below}[side]
 
 
+WANTED = {
+    "above": f"{FAR:+g} or more", "below": f"{-FAR:+g} or less", "near": f"between {-FAR:+g} and {FAR:+g}",
+    "not above": f"less than {FAR:+g}", "not below": f"more than {-FAR:+g}",
+}  # fmt: skip
+
+
 def contradictions(seen: dict, name: str) -> list[str]:
     """What was seen of a run that speaks against a fault, in sentences; none where all its signs are there."""
     fault, stage = FAULTS[name], seen["stage"]
     if stage not in fault.stages:
         return [f"{name!r} is no fault of a {stage.upper()} run"]
     return [
-        f"under {name!r}, `{key}` would be {side} the healthy runs".replace("near the", "near those of the")
-        + f", and it lies {seen[key]:+.1f} of their standard deviations away"
+        f"under {name!r}, the departure of `{key}` would be {WANTED[side]}, and it is {seen[key]:+.1f}"
         for key, side in fault.signs.items()
         if key in seen and not shows(seen[key], side)
     ]
