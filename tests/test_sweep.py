@@ -179,7 +179,7 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
             cli.main()
         out, err = capfd.readouterr()
         assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
-        complaint = "alignlab: no sweep 'strenght'; there is strength, fresh, data, overopt\n"
+        complaint = f"alignlab: no sweep 'strenght'; there is {', '.join(sweep.NAMES)}\n"
         assert (ended.value.code, err) == ((2, complaint) if words else (0, ""))
 
 
@@ -250,6 +250,9 @@ def test_the_real_sweeps_measure_their_fast_points(monkeypatch):
             json.dumps(result, allow_nan=False)
             if name == "overopt":
                 check_course(result)
+                continue
+            if name in ("clinic", "mystery"):  # short runs, not paths
+                assert {"curves", "end", "samples"} == set(result) and result["curves"]
                 continue
             path = {row["strength"]: row for row in result["path"]}
             assert {0.5, 1.0, 1.5, 2.0, 3.0} <= set(path)

@@ -275,3 +275,26 @@ def noise_ratio(gradients: Tensor) -> Tensor:
     """
     variance = gradients.var(0).sum()
     return variance / (gradients.mean(0).square().sum() - variance / len(gradients))
+
+
+def adds_up(rewards: Tensor, scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Tensor, beta: float) -> bool:
+    """Whether each row's rewards, over its completion, add up to its score minus beta times its log-ratio, to 1e-4.
+
+    Args:
+        rewards, logps, ref_logps, mask: (B, T).
+        scores: (B,).
+    """
+    paid = losses.masked(rewards, mask).sum(-1)
+    owed = scores - beta * losses.masked(logps - ref_logps, mask).sum(-1)
+    return bool((paid - owed).abs().max() < 1e-4)
+
+
+def departure(run: Tensor, healthy: Tensor, floor: float) -> Tensor:
+    """How far a run's level lies from those of S healthy runs, in their standard deviations: (N,), (S, N) -> ().
+
+    A level is the mean over the last third of the steps, at least one. The standard deviation is that of the S levels, over S - 1,
+    and reckoned as at least `floor`.
+    """
+    late = max(1, run.shape[-1] // 3)
+    level, levels = run[-late:].mean(), healthy[:, -late:].mean(-1)
+    return (level - levels.mean()) / levels.std().clamp(min=floor)

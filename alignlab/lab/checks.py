@@ -184,6 +184,8 @@ FORMS = {  # sentence: whether it fits
 def _refusal(exercise: Exercise, given: list, wanted: list) -> str:
     """A case that can be rebuilt, what came out and what is right: the smallest of those that went wrong."""
     wrong = [i for i, (got, want) in enumerate(zip(given, wanted, strict=True)) if not _equal(got, want)]
+    if exercise.against:
+        return exercise.against(exercise.cases[wrong[0]], given[wrong[0]])
     number = min(wrong, key=lambda i: sum(x.numel() for x in exercise.cases[i] if isinstance(x, Tensor)))
     got, want = given[number], wanted[number]
     arguments = zip(inspect.signature(exercise.answer).parameters, exercise.cases[number], strict=False)

@@ -21,6 +21,7 @@ class Exercise:
     mistakes: known wrong functions, by the sentence that names each.
     points: of the check.
     source: where the answer stands, as an import; fills the stub's cell in tests.
+    against: what to say of a wrong result for a case, where the right one must not be shown.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Exercise:
     source: str
     mistakes: dict[str, Function] = field(default_factory=dict)
     points: int = 2
+    against: Callable[[tuple, object], str] | None = None
 
 
 # ---------------------------------------------------------------------------------------------- inputs

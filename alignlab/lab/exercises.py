@@ -1,9 +1,19 @@
 """Every exercise of the workbook, by name; each group stands in a file of its own."""
 
-from alignlab.lab import exercises_data, exercises_dpo, exercises_objective, exercises_overopt, exercises_ppo, exercises_strength
+from alignlab.lab import (
+    exercises_clinic,
+    exercises_data,
+    exercises_dpo,
+    exercises_objective,
+    exercises_overopt,
+    exercises_ppo,
+    exercises_strength,
+)
 from alignlab.lab.exercise import Exercise, Function
 
 __all__ = ["EXERCISES", "Exercise", "Function"]
 
-GROUPS = (exercises_data, exercises_objective, exercises_ppo, exercises_dpo, exercises_strength, exercises_overopt)
+GROUPS = (
+    exercises_data, exercises_objective, exercises_ppo, exercises_dpo, exercises_strength, exercises_overopt, exercises_clinic,
+)  # fmt: skip
 EXERCISES = {exercise.name: exercise for group in GROUPS for exercise in group.EXERCISES}

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 import alignlab
-from alignlab.lab import answers, checks
+from alignlab import losses
+from alignlab.lab import answers, checks, mystery
 from alignlab.lab.exercise import Exercise, Function
 
 PACKAGE = str(Path(alignlab.__file__).parent)
@@ -167,6 +168,19 @@ class Draw:
         sure = [begins[0] + 2, *(begin + self.integer(0, 5) if self.integer(0, 4) else None for begin in begins[1:])]
         return [begins[0] + 1, *(self.integer(1, 9) if self.integer(0, 4) else None for _ in range(5))], begins, sure
 
+    def paid(self) -> tuple:
+        """Rewards that add up, or do not by one token of one row, with all that they are made of."""
+        scores, (logps, ref_logps), mask, beta = self.normal(3), self.batch(2), self.mask(), self.number(0.05, 0.5)
+        rewards = losses.shape_rewards(scores, logps, ref_logps, mask, beta)
+        rewards[0, losses.last_token(mask)[0]] += self.integer(0, 2)
+        return rewards, scores, logps, ref_logps, mask, beta
+
+    def mystery(self) -> dict:
+        """A recorded mystery, its departures a little longer or shorter."""
+        seen = mystery.observed(self.integer(1, len(mystery.NUMBERS) + 1))
+        share = self.number(0.97, 1.03)
+        return {key: round(value * share, 3) if isinstance(value, float) else value for key, value in seen.items()}
+
     def groups(self) -> tuple[Tensor, Tensor, int]:
         n = self.integer(1, 5)
         return self.normal(3, 4 * n), self.normal(3, 4 * n), n
@@ -227,6 +241,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "overoptimisation_fit": lambda d: (d.uniform(6, low=0.3, high=4), d.normal(6), d.integer(0, 2) == 1),
     "fall_from_peak": lambda d: (d.normal(5, 8),),
     "precision_recall": lambda d: d.alarms(),
+    "adds_up": lambda d: d.paid(),
+    "departure": lambda d: (d.normal(9), d.normal(4, 9), d.number(0.05, 0.4)),
+    "diagnosis": lambda d: (d.mystery(),),
     "comparisons_needed": lambda d: (d.number(0.52, 0.95),),
     "scaled_layer": lambda d: (d.normal(2, 5), d.normal(4, 5), d.normal(3, 5), d.normal(4, 3), d.number(2, 16), d.number(0.2, 3)),
     "mixed_logps": lambda d: (d.distribution(5).log(), d.distribution(5).log(), d.number(0.2, 3)),
