@@ -163,10 +163,15 @@ def overoptimisation_fit(distance: Tensor, gain: Tensor, log: bool) -> Tensor:
 
 def fall_from_peak(gold: Tensor) -> Tensor:
     """Of each prompt gold at the last look minus gold at the peak, which the other half of the prompts chose: (K, P) -> (P,)."""
-    change = torch.empty_like(gold[0])
+    return change_from_peak(gold, gold)
+
+
+def change_from_peak(gold: Tensor, values: Tensor) -> Tensor:
+    """Of each prompt values at the last look minus those at gold's peak, which the other half chose: (K, P), (K, P) -> (P,)."""
+    change = torch.empty_like(values[0])
     for half in (0, 1):
         peak = gold[:, 1 - half :: 2].mean(-1).argmax()
-        change[half::2] = gold[-1, half::2] - gold[peak, half::2]
+        change[half::2] = values[-1, half::2] - values[peak, half::2]
     return change
 
 

@@ -9,12 +9,11 @@ from matplotlib.patches import Rectangle
 
 from alignlab.evaluate import Measured, over_seeds
 from alignlab.lab import sweeps
-from alignlab.lab.explorer import label_axes, legend, tidy
+from alignlab.lab.explorer import label_axes, legend, root_scale, tidy
 from alignlab.lab.view import BLUE, COLOURS, FAINT, GREEN, INK, NAMES, PURPLE, VERMILION
 
 AHEAD, BEHIND, UNTOLD = BLUE, VERMILION, "#EEEEEE"
 PALETTE = (VERMILION, BLUE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", INK)
-TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)  # nats
 
 
 def told(measured: Measured | None) -> str:
@@ -73,7 +72,7 @@ def gains_figure(
         label, marker = (name, "D") if name in dots else (None, "o")
         if places:
             axes.plot(*zip(*places, strict=True), marker, color=colour, ms=6, mec="white", zorder=5, label=label)
-    root_scale(axes, furthest)
+    root_scale(axes, 1.02 * furthest)
     label_axes(axes, title, "KL to the SFT model, nats (scale: square root)", "gold less the SFT model's")
     legend(axes, "lower right")
     figure.set_label(f"{title}: gain in gold against the square root of KL. {'; '.join(parts)}.")
@@ -106,7 +105,7 @@ def differences_figure(lines: Mapping[str, Mapping[float, Measured]], title: str
         mean, low, high = numpy.array(list(line.values())).T
         axes.plot(list(line), mean, color=colour, lw=2, label=name)
         axes.fill_between(list(line), low, high, color=colour, alpha=0.15, lw=0)
-    root_scale(axes, max(max(line) for line in lines.values()))
+    root_scale(axes, 1.02 * max(max(line) for line in lines.values()))
     label_axes(axes, title, "KL to the SFT model, nats (scale: square root)", label)
     legend(axes, "best")
     ends = "; ".join(f"{name} {told(line[max(line)])} at {max(line):.1f} nats" for name, line in lines.items())
@@ -171,12 +170,3 @@ def colours(names: Collection[str]) -> list[str]:
     if all(name in known for name in names):
         return [known[name] for name in names]
     return [PALETTE[at % len(PALETTE)] for at in range(len(names))]
-
-
-def root_scale(axes: Axes, furthest: float) -> None:
-    """A horizontal scale of the square root of KL, from 0 to so many nats."""
-    axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))
-    axes.set_xlim(0, 1.02 * furthest)
-    ticks = [tick for tick in TICKS if tick <= 1.02 * furthest]
-    axes.set_xticks([0, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
-    axes.minorticks_off()

@@ -1,5 +1,6 @@
 """Exercises on finding faults in training (notebook 15)."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -72,6 +73,16 @@ def by_reward_alone(seen):
     return "healthy" if fine and seen["stage"] == "ppo" else mystery.diagnosis(seen)
 
 
+class Mysteries(Sequence):
+    """Cases of one argument each, what is seen of a recorded mystery; read when one is asked for, not when the exercises are listed."""
+
+    def __len__(self) -> int:
+        return len(mystery.NUMBERS)
+
+    def __getitem__(self, at):
+        return (mystery.observed(mystery.NUMBERS[at]),)
+
+
 EXERCISES = [
     Exercise(
         "adds_up", answers.adds_up,
@@ -116,7 +127,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        "diagnosis", mystery.diagnosis, [(mystery.observed(number),) for number in mystery.NUMBERS],
+        "diagnosis", mystery.diagnosis, Mysteries(),
         "from alignlab.lab.mystery import diagnosis",
         {
             "reward and gold alone decide. A run can be sick while both look healthy: look at every departure before you say `healthy`.":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import ipywidgets as widgets
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +14,7 @@ from alignlab.lab.view import INK, plain_axes, png
 
 # Okabe and Ito's palette again; wherever hue tells curves apart, dash or marker does so too.
 SKY, ORANGE = "#56B4E9", "#E69F00"
+NATS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)  # labels on a scale of the square root of KL
 
 
 class Words(NamedTuple):
@@ -89,6 +91,15 @@ def panels(columns: int, widths: Sequence[float] | None = None) -> tuple[Figure,
 def tidy(axes: Axes) -> None:
     plain_axes(axes)
     axes.set_axisbelow(True)  # the grid lies under bars and shades too
+
+
+def root_scale(axes: Axes, furthest: float, least: float = 0.0) -> None:
+    """A horizontal scale of the square root of KL, from 0 to so many nats, with labels from `least` on."""
+    axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))
+    axes.set_xlim(0, furthest)
+    ticks = [0, *(tick for tick in NATS if least <= tick <= furthest)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def label_axes(axes: Axes, title: str, x: str, y: str) -> None:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignlab import losses
+from alignlab.lab import workbook
 from alignlab.models import Policy
 
 ANSWERS = 64  # of every minibatch: so many answers, or half as many pairs
@@ -20,7 +19,7 @@ SIZES: dict[str, dict[str, Any]] = {  # settings by which a stage takes one step
     "ppo": {"batch_size": ANSWERS, "minibatch_size": ANSWERS, "epochs": 1, "value_learning_rate": 0.0},
 }
 # PPO's equations without the value head's loss, so that the gradient's length is the policy's alone.
-POLICY_ALONE = SimpleNamespace(**vars(losses) | {"value_loss": lambda values, *others: 0.0 * values.sum()})
+POLICY_ALONE = workbook.equations(value_loss=lambda values, *others: 0.0 * values.sum())
 
 
 def at_rest(method: str, config, count: int):

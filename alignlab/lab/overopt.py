@@ -99,14 +99,9 @@ def fall(course: Course, values: Tensor | None = None) -> Tensor:
     """Of each prompt, values (K, P) at the last look minus those at gold's peak: (P,); by default of the gain in gold.
 
     The highest of many looks was lucky, and on the same prompts any later look would seem a fall. So the peak of half of the prompts
-    is found on the other half, as in `answers.fall_from_peak`, which does this for gold itself.
+    is found on the other half.
     """
-    values = course.gain if values is None else values
-    change = torch.empty_like(values[0])
-    for half in (0, 1):
-        peak = int(course.gold[:, 1 - half :: 2].mean(-1).argmax())
-        change[half::2] = values[-1, half::2] - values[peak, half::2]
-    return change
+    return answers.change_from_peak(course.gold, course.gain if values is None else values)
 
 
 def falls(course: Course) -> bool:

@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from alignlab import dial
 from alignlab.encoding import last_message
 from alignlab.evaluate import Plane
-from alignlab.lab.explorer import Explorer, Words, label_axes, legend, tidy
+from alignlab.lab.explorer import Explorer, Words, label_axes, legend, root_scale, tidy
 from alignlab.lab.view import COLOURS, FAINT, INK, MARKERS, NAMES, beside, settle
-
-TICKS = (0.1, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)  # nats
 
 
 def paths_numbers(plane: Plane, paths: Mapping[str, dial.Path], strength: float, prompts: Sequence[int] = (0, 1)) -> dict:
@@ -54,11 +52,7 @@ def paths_figure(numbers: dict, strength: float | None = None, size: tuple[float
                 axes.plot(kl[0], height[0], color=COLOURS[name], marker=MARKERS[name], ms=12, mec="white", mew=1.5, zorder=8)
             if kl[0] ** 0.5 - before[0] ** 0.5 > 0.04 * furthest**0.5:
                 beside(axes, f"×{each:g}", (kl[0], height[0]), (5, -12), fontsize=8, color=COLOURS[name])
-    axes.set_xscale("function", functions=(lambda x: numpy.sqrt(numpy.clip(x, 0, None)), numpy.square))
-    axes.set_xlim(0, 1.08 * furthest)
-    ticks = [tick for tick in TICKS if tick <= 1.08 * furthest and (size[0] > 6 or tick >= 1)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    root_scale(axes, 1.08 * furthest, least=0 if size[0] > 6 else 1)
     label_axes(axes, "Weakened and strengthened", "KL to the SFT model, nats (scale: square root)", "gold reward")
     legend(axes, "best")
     settle(figure, axes)

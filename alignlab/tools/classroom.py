@@ -151,14 +151,14 @@ def instructors(notebook: NotebookNode) -> None:
     clear(notebook)
 
 
-ASSIGNMENTS = {  # name: the numbers with which its notebooks begin
+LABS = {  # name: the numbers with which its notebooks begin
     "lab1": ("00", "01", "02"),
     "lab2": ("03", "04"),
     "lab3": ("05", "06"),
     "lab4": ("07", "08", "09"),
     "lab5": ("10", "11", "15"),
-    "alignlab": (*(f"{number:02d}" for number in range(10)), "10", "11", "15"),
 }
+ASSIGNMENTS = LABS | {"alignlab": tuple(number for numbers in LABS.values() for number in numbers)}
 NBGRADER_CONFIG = f"""c = get_config()
 c.CourseDirectory.course_id = "alignlab"
 c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError"}}

@@ -151,18 +151,14 @@ def row_of(seen: Look, start: Look, penalty: float) -> dict:
     """Of each prompt gold, score (see `proxy`) and kl (nats), P numbers each; the means of what a monitor could see, and stop_rate."""
     columns = {"gold": seen.gold, "score": proxy(seen, start, penalty), "kl": seen.kl}
     means = monitored(seen, start) | {"stop_rate": seen.stopped}
-    return {key: per_prompt(values) for key, values in columns.items()} | {key: values.mean().item() for key, values in means.items()}
+    by_prompt = {key: sweep_parts.per_prompt(values) for key, values in columns.items()}
+    return by_prompt | {key: values.mean().item() for key, values in means.items()}
 
 
 def spreads(start: Look, penalty: float) -> dict:
     """Standard deviation over the SFT model's answers of gold, score and what a monitor could see."""
     columns = {"gold": start.gold, "score": proxy(start, start, penalty), **monitored(start, start)}
     return {key: values.std().item() for key, values in columns.items()}
-
-
-def per_prompt(values: Tensor) -> list[float]:
-    """Mean over a prompt's answers: P numbers."""
-    return values.double().mean(-1).tolist()
 
 
 # ---------------------------------------------------------------------------------------------- best-of-n
@@ -178,7 +174,7 @@ def _best_of_n(given: Pipeline, fast: bool) -> dict:
         courses[str(count)] = [
             {"n": n, "gold": _best(scores, start.gold, n), "score": _best(scores, scores, n)} for n in NUMBERS if n <= answers // 4
         ]
-    return {"reference": {"gold": per_prompt(start.gold), "sd": {"gold": start.gold.std().item()}}, "course": courses}
+    return {"reference": {"gold": sweep_parts.per_prompt(start.gold), "sd": {"gold": start.gold.std().item()}}, "course": courses}
 
 
 def _best(scores: Tensor, values: Tensor, n: int) -> list[float]:

@@ -54,16 +54,17 @@ def told(given: Pipeline, path: dial.Path) -> dict:
     """
     reference = given.answers(given.sft)
     return {
-        "reference": {"gold": _means(reference.gold), "sd": reference.gold.std().item()},
+        "reference": {"gold": per_prompt(reference.gold), "sd": reference.gold.std().item()},
         "path": [{"strength": strength, **_judged(answers)} for strength, answers in path.items()],
     }
 
 
 def _judged(answers: Answers) -> dict:
-    per_prompt = {"gold": _means(answers.gold), "kl": _means(answers.kl), "score": _means(answers.scores)}
-    return {**per_prompt, "length": answers.length.mean().item(), "stop_rate": answers.stopped.mean().item()}
+    columns = {"gold": answers.gold, "kl": answers.kl, "score": answers.scores}
+    means = {key: per_prompt(values) for key, values in columns.items()}
+    return {**means, "length": answers.length.mean().item(), "stop_rate": answers.stopped.mean().item()}
 
 
-def _means(values) -> list[float]:
-    """Mean over a prompt's answers: P numbers."""
+def per_prompt(values) -> list[float]:
+    """Mean over a prompt's answers, (P, M) -> P numbers."""
     return values.double().mean(-1).tolist()
