@@ -7,6 +7,7 @@ import numpy
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from alignlab.lab import overopt
 from alignlab.lab.overopt import Course, Fit, Told
@@ -34,6 +35,7 @@ def courses_figure(found: Sequence[Course]) -> Figure:
         for axes in grid[:, column]:
             axes.axhline(0, color=FAINT, lw=0.8, zorder=0)
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         _finish(grid[0, column], TITLES[method], "")
         _finish(grid[1, column], "", ROOT)
     grid[0, 0].set_ylabel(GAIN)

@@ -57,10 +57,10 @@ def peaks(rows: Iterable[dict]) -> str:
 
 def fits(table: Mapping[tuple[str, int, str], dict]) -> str:
     """Both forms fitted to every kind of run, by method, pairs and form."""
-    lines = [f"{'':10} {'pairs':>6}   {'form':15} {'a':22} {'b':22} {'rms, SD':>8}   outside"]
+    lines = [f"{'':10} {'pairs':>5}  {'form':10} {'a':20} {'b':20} {'rms, SD':>7}  outside"]
     for (method, pairs, form), row in table.items():
-        numbers = f"{shown(row['a']):22} {shown(row['b']):22} {row['rms']:8.2f}"
-        lines.append(f"{TITLES[method]:10} {pairs:6,}   {form:15} {numbers}   {row['missed']} of {row['looks']}")
+        numbers = f"{shown(row['a']):20} {shown(row['b']):20} {row['rms']:7.2f}"
+        lines.append(f"{TITLES[method]:10} {pairs:5,}  {form.removesuffix(' form'):10} {numbers}  {row['missed']} of {row['looks']}")
     return "\n".join(lines)
 
 
