@@ -88,6 +88,20 @@ def slices(pairs: Sequence[dict], count: int, seed: int = 0) -> dict[str, list[d
     return {name: Random(seed).sample(some, count) for name, some in found.items()}
 
 
+def by_ches(reference: Base, pairs: Sequence[dict], count: int, seed: int = 0) -> dict[str, list[dict]]:
+    """`count` pairs each, labelled by gold, of the thirds with the lowest and the highest CHES (see `ches`).
+
+    Raises:
+        ValueError: there are too few pairs for that.
+    """
+    labelled = by_gold(pairs)
+    ranked = [labelled[row] for row in ches(reference, labelled).argsort().tolist()]
+    third = len(ranked) // 3
+    if third < count:
+        raise ValueError(f"{len(pairs)} pairs give slices of {third}; ask for at most so many, not {count}")
+    return {name: Random(seed).sample(some, count) for name, some in (("low ches", ranked[:third]), ("high ches", ranked[-third:]))}
+
+
 # ---------------------------------------------------------------------------------------------- losses
 
 

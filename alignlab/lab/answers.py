@@ -225,3 +225,12 @@ def comparisons_needed(rate: float) -> int:
 def shares_no_prompt(train: list, test: list) -> bool:
     """Whether two sets of records are safe to train on and to judge by."""
     return not {record["prompt"] for record in train} & {record["prompt"] for record in test}
+
+
+def ches(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Length-normalised CHES of a pair, from the hidden states that predict its answers' tokens: (T, D), (U, D) -> ().
+
+    How far the mean state of the rejected answer reaches along that of the chosen one, less how far the latter does itself
+    (Razin et al. 2410.08847, section 5).
+    """
+    return chosen.mean(0) @ (rejected.mean(0) - chosen.mean(0))

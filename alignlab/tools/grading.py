@@ -123,6 +123,10 @@ class Draw:
         """Of tokens or texts: below 0."""
         return -self.normal(*shape).abs()
 
+    def labels(self, n: int) -> Tensor:
+        """Bools, the first True and the second False."""
+        return torch.cat([torch.tensor([True, False]), self.integers(n - 2, high=2).bool()])
+
     def distribution(self, n: int) -> Tensor:
         return self.normal(n).softmax(-1)
 
@@ -219,6 +223,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "preference_record": lambda d: (*(f"{part} {d.integer(0, 99)}" for part in ("prompt", "one", "two")), d.integer(0, 2) == 1),
     "shares_no_prompt": lambda d: (d.records(), d.records()),
     "comparisons_needed": lambda d: (d.number(0.52, 0.95),),
+    "ches": lambda d: (d.normal(d.integer(3, 6), 4), d.normal(d.integer(1, 6), 4)),
+    "dpop_loss": lambda d: (*(3 * d.logps(6) for _ in range(4)), d.number(0.1, 1), d.number(0.5, 10)),
+    "kto_loss": lambda d: (3 * d.logps(6), 3 * d.logps(6), d.labels(6), d.number(0.1, 2), d.number(0.1, 1)),
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ LOOKS = 10  # times while it learns
 DRAWN = 8  # answers to each of the judge's prompts that show where the probability went
 FEW = 0.2  # of one kind of label, where KTO has few
 
-BY_SLICE: list[dict] = [{"pairs": name, "loss": "dpo"} for name in ("any", "far", "close", "edited")]
+BY_SLICE: list[dict] = [{"pairs": name, "loss": "dpo"} for name in ("any", "far", "close", "low ches", "high ches", "edited")]
 CURES: list[dict] = [{"pairs": "edited", "loss": name} for name in ("nll", "dpop", "ipo", "kto")]
 LENGTH: list[dict] = [{"pairs": "any", "loss": name} for name in ("per_token", "simpo")]
 UNPAIRED: list[dict] = [{"pairs": "any", "loss": "kto", "kept": kept} for kept in ("both", "one", "few good", "few bad")]
@@ -43,16 +43,16 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
     """
     given = sweep_parts.pipeline(seed, fast)
     count, held = (PAIRS, HELD_OUT) if not fast else (40, 16)
-    train, tests = _slices(given.pairs[0], count, seed), _slices(given.pairs[1][:640] if fast else given.pairs[1], held, 0)
+    wanted = settings["pairs"]
+    train, tests = _slices(given, given.pairs[0], wanted, count, seed), _slices(given, given.pairs[1], wanted, held, 0)
     policy = given.reference.policy("displaced", given.rank, seed)
-    course = _watched(policy, _steps(given, policy, train[settings["pairs"]], settings, fast), tests[settings["pairs"]][:WATCHED])
+    course = _watched(policy, _steps(given, policy, train[wanted], settings, fast), tests[wanted][:WATCHED])
     moved = {name: displacement.log_ratios(policy, pairs) for name, pairs in tests.items()}
-    mine = tests[settings["pairs"]]
-    known = _known(given)
+    mine, known = tests[wanted], _known(given)
     written, usual = _drawn(given, policy), _drawn(given, policy, reference=True)
     return {
         "course": course,
-        "held_out": _by_answer(moved[settings["pairs"]]) | {
+        "held_out": _by_answer(moved[wanted]) | {
             "alike": [displacement.alike(pair) for pair in mine], "ches": displacement.ches(given.reference, mine).tolist(),
         },
         "elsewhere": {name: _by_answer(both.mean(-1)) for name, both in moved.items()},
@@ -66,9 +66,10 @@ def measure(settings: dict, seed: int, fast: bool) -> dict:
 # ---------------------------------------------------------------------------------------------- training
 
 
-def _slices(pairs: list[dict], count: int, seed: int) -> dict[str, list[dict]]:
-    """The slices, and "any": as many of all pairs."""
-    return {"any": Random(seed).sample(displacement.by_gold(pairs), count), **displacement.slices(pairs, count, seed)}
+def _slices(given: Pipeline, pairs: list[dict], wanted: str, count: int, seed: int) -> dict[str, list[dict]]:
+    """The slices by words, "any", which is as many of all pairs, and those by CHES where one of them is wanted."""
+    found = {"any": Random(seed).sample(displacement.by_gold(pairs), count), **displacement.slices(pairs, count, seed)}
+    return found | displacement.by_ches(given.reference, pairs, count, seed) if wanted.endswith("ches") else found
 
 
 def _steps(given: Pipeline, policy: Policy, pairs: list[dict], settings: dict, fast: bool) -> Iterator[dict]:
