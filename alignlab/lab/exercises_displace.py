@@ -80,9 +80,8 @@ EXERCISES = (
                 lambda lp, rlp, good, kl, b: kto(lp, rlp, good, kl, b, surplus=lambda ratio, kl: ratio + kl),
             "undesirable answers are pushed up like the others: turn the sign of theirs.":
                 lambda lp, rlp, good, kl, b: kto(lp, rlp, good, kl, b, sign=lambda good, x: x),
-            "desirable and undesirable changed places.":
+            "that is the mean value, which should rise: the loss is 1 minus it. (Or the two kinds of answer changed places.)":
                 lambda lp, rlp, good, kl, b: kto(lp, rlp, good, kl, b, sign=lambda good, x: torch.where(good, -x, x)),
-            "that is the mean value, which is to rise; the loss is 1 minus it.": lambda lp, rlp, good, kl, b: 1 - kto(lp, rlp, good, kl, b),
             "for undesirable answers the sign is turned before kl is taken off; turn the whole difference.":
                 lambda lp, rlp, good, kl, b: 1 - torch.sigmoid(b * (torch.where(good, lp - rlp, rlp - lp) - kl)).mean(),
             "that is DPO's -log sigmoid; KTO has the sigmoid itself, so that hopeless answers stop pulling.":
