@@ -161,6 +161,30 @@ def ches(reference: Base, pairs: Sequence[dict], max_length: int = 128) -> Tenso
     return torch.cat(found)
 
 
+@torch.no_grad()
+def answer_states(reference: Base, pair: dict, max_length: int = 128) -> tuple[Tensor, Tensor]:
+    """The reference's last hidden states that predict the tokens of the chosen answer and of the rejected one: (T, D), (U, D)."""
+    (batch,) = _batches(reference, [pair], max_length)
+    with reference.using(None):
+        hidden = reference.hidden(batch.ids, batch.attention)
+    chosen, rejected = losses.before(hidden, batch.mask).split(batch.mask.sum(-1).tolist())
+    return chosen, rejected
+
+
+@torch.no_grad()
+def by_place(policy: Policy, pairs: Sequence[dict], max_length: int = 128) -> dict[str, Tensor]:
+    """Where in the chosen answer its log-ratio changed: summed before, at and after the first token that differs; (N,) each, nats."""
+    parts = []
+    for batch in _batches(policy.reference, pairs, max_length):
+        moved = policy.logps(batch) - policy.reference_logps(batch)
+        half = len(batch) // 2
+        differs = (batch.ids[:half] != batch.ids[half:]).cumsum(-1)  # 0 before the first difference
+        at = (differs > 0).cumsum(-1) == 1
+        before, after = differs == 0, (differs > 0) & ~at
+        parts.append(torch.stack([(moved[:half] * here).sum(-1) for here in (before, at, after)]).cpu())
+    return dict(zip(("before", "at", "after"), torch.cat(parts, dim=1), strict=True))
+
+
 def _batches(base: Base, pairs: Sequence[dict], max_length: int) -> Iterable[Batch]:
     """Batches of chosen answers, then as many rejected ones."""
     examples = encode_all(base.tokenizer, pairs, ["chosen", "rejected"], min(max_length, base.max_length))

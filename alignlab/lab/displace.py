@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from alignlab import evaluate, losses, ppo
+from alignlab import dial, displacement, evaluate, losses, ppo
+from alignlab.lab import sweeps
 from alignlab.lab.page import View
 from alignlab.lab.show import strip
 from alignlab.lab.view import BLUE, INK, VERMILION, plain_axes
@@ -16,8 +17,15 @@ from alignlab.lexicon import DETAILS, LEAVE, NEGATIVE, NEGATIVE_VERBS, POSITIVE,
 from alignlab.models import Policy, ValueHead
 from alignlab.rollout import Completions, Score, score_completions
 
-SLICES = {"far": "least alike", "close": "most alike", "edited": "near-duplicates", "any": "any pairs"}
-KEPT = {"both": "both answers", "one": "one answer of each pair", "few good": "a fifth of the good", "few bad": "a fifth of the bad"}
+SLICES = {
+    "any": "any pairs", "far": "least alike", "close": "most alike", "low ches": "lowest CHES", "high ches": "highest CHES",
+    "edited": "near-duplicates",
+}  # fmt: skip
+KEPT = {
+    "both": "KTO, both answers", "one": "KTO, one answer a pair", "few good": "KTO, few good answers", "few bad": "KTO, few bad answers",
+}  # fmt: skip
+
+TITLES = {name: loss.title for name, loss in displacement.LOSSES.items()} | {"kto": "KTO"}
 
 Named = Mapping[str, Sequence[dict]]  # points of one kind, a seed each, by what a figure calls them
 Quantity = Callable[[dict], Tensor]  # a point's result -> (P,), a number for each held-out pair or prompt
@@ -77,6 +85,24 @@ def lost_per_nat(points: Sequence[dict]) -> Tensor:
     return drawn(points, held_out("chosen")) / drawn(points, margin)
 
 
+def length_at(points: Sequence[dict], kl: float) -> Tensor:
+    """Tokens of an answer less the SFT model's where each point's path reaches that KL: (points, R + 1).
+
+    Of a path's lengths only the mean over prompts was recorded, so the interval is over seeds and, through KL, over prompts.
+    """
+    found = []
+    for point in points:
+        usual = sum(point["result"]["reference_answers"]["length"]) / len(point["result"]["reference_answers"]["length"])
+        way = {s: each._replace(gold=each.length - usual if s else 0 * each.length) for s, each in sweeps.path(point).items()}
+        found.append(dial.gold_at(evaluate.Bootstrap(len(way[0.0].gold)), way, kl))
+    return torch.stack(found)
+
+
+def gain_at(points: Sequence[dict], kl: float) -> Tensor:
+    """Gold less the SFT model's where each point's path reaches that KL: (points, R + 1)."""
+    return sweeps.gold_at(points, kl) - drawn(points, lambda result: torch.tensor(result["reference"]["gold"], dtype=torch.float64))
+
+
 def rank_correlation(points: Sequence[dict], feature: str) -> Tensor:
     """Spearman's correlation of a feature of a pair, "alike" or "ches", with its chosen answer's log-ratio: (points, R + 1).
 
@@ -96,12 +122,12 @@ def rank_correlation(points: Sequence[dict], feature: str) -> Tensor:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def told(value: evaluate.Measured | None, form: str = "+.2f") -> str:
+def told(value: evaluate.Measured | None, form: str = "+z.2f") -> str:
     """A number and its 95% interval as text."""
-    return "unknown" if value is None else f"{value[0]:z{form}} [{value[1]:z{form}}, {value[2]:z{form}}]"
+    return "unknown" if value is None else f"{value[0]:{form}} [{value[1]:{form}}, {value[2]:{form}}]"
 
 
-def table(named: Named, columns: Mapping[str, Callable[[Sequence[dict]], Tensor]], form: str = "+.2f") -> str:
+def table(named: Named, columns: Mapping[str, Callable[[Sequence[dict]], Tensor]], form: str = "+z.2f") -> str:
     """A line a kind of point, a column a quantity: each a mean with its 95% interval.
 
     Args:

@@ -19,7 +19,7 @@ from alignlab.tools.sweep import Sweep
 
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)
-PAIRS, PASSES, BATCH = 1500, 3, 64
+PAIRS, PASSES, BATCH = 1500, 2, 64
 HELD_OUT = 128  # pairs of each slice, the same for all points
 WATCHED = 64  # of them while a policy learns
 LOOKS = 10  # times while it learns
@@ -156,7 +156,7 @@ SWEEP = Sweep(
     name="displace",
     words="DPO by how alike the answers of a pair are, its cures, length, and KTO on answers without their pairs",
     points=[(settings, seed) for seed in SEEDS for settings in (*BY_SLICE, *CURES, *LENGTH, *UNPAIRED)],
-    fast_points=[(settings, SEEDS[0]) for settings in (BY_SLICE[3], CURES[1], UNPAIRED[2])],
+    fast_points=[(settings, SEEDS[0]) for settings in (BY_SLICE[-1], CURES[1], UNPAIRED[2])],
     measure=measure,
     prepare=sweep_parts.prepare,
 )
