@@ -192,7 +192,7 @@ class Column(NamedTuple):
 
 def rows_figure(named: Named, columns: Sequence[Column], words: str) -> Figure:
     """A row a kind of point, a panel a quantity: means with 95% intervals."""
-    figure = Figure(figsize=(1.9 + 2.5 * len(columns), 1.1 + 0.42 * len(named)), layout="constrained")
+    figure = Figure(figsize=(1.8 + 1.65 * len(columns), 1.0 + 0.4 * len(named)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     parts = []
     for axes, column in zip(panels, columns, strict=True):
