@@ -111,11 +111,12 @@ def _simpo(chosen, rejected, ref_chosen, ref_rejected, beta: float, chosen_lengt
 
 
 class Loss(NamedTuple):
-    """A loss for `dpo.train`, by what it is called and the beta that it takes here."""
+    """A loss for `dpo.train`, by what it is called, the beta that it takes here, and its share of DPO's learning rate."""
 
     title: str
     function: Callable[..., Tensor]
     beta: float
+    rate: float = 1.0
 
 
 LOSSES = {
@@ -124,7 +125,7 @@ LOSSES = {
     "dpop": Loss("DPOP", partial(losses.dpop_loss, penalty=5.0), 0.5),
     "ipo": Loss("IPO", losses.ipo_loss, 0.1),
     "per_token": Loss("length-normalised DPO", losses.length_normalised_dpo_loss, 15.0),  # 0.5 times the tokens of an answer
-    "simpo": Loss("SimPO", _simpo, 2.0),
+    "simpo": Loss("SimPO", _simpo, 2.0, 0.3),  # it has no reference to hold it: at DPO's rate its policies end in noise
 }
 
 # ---------------------------------------------------------------------------------------------- what training did

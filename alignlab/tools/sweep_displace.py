@@ -79,8 +79,9 @@ def _steps(given: Pipeline, policy: Policy, pairs: list[dict], settings: dict, f
         answers, weights = _kept(pairs, settings.get("kept", "both"), given.seed)
         read = passes * 2 * len(pairs) / len(answers)  # so that all read as many answers
         return kto.train(policy, answers, replace(given.config("kto"), epochs=round(read), batch_size=2 * BATCH, **weights))
-    loss = displacement.LOSSES[settings["loss"]]
-    return dpo.train(policy, pairs, replace(given.config("dpo"), epochs=passes, batch_size=BATCH, beta=loss.beta), loss.function)
+    loss, usual = displacement.LOSSES[settings["loss"]], given.config("dpo")
+    own = {"beta": loss.beta, "learning_rate": loss.rate * usual.learning_rate}
+    return dpo.train(policy, pairs, replace(usual, epochs=passes, batch_size=BATCH, **own), loss.function)
 
 
 def _kept(pairs: list[dict], kept: str, seed: int) -> tuple[list[dict], dict[str, float]]:
