@@ -73,31 +73,32 @@ def test_slices_are_of_equal_size_and_rise_in_likeness():
 
 
 def test_ches_is_that_of_the_exercise_and_cuts_the_slices(base):
-    some = PAIRS[:24]
+    some = PAIRS[:12]
     together = displacement.ches(base, some)
     one_by_one = [answers.ches(*displacement.answer_states(base, pair)) for pair in some]
     assert torch.allclose(together, torch.stack(one_by_one), atol=1e-3)
     same = [{**pair, "rejected": pair["chosen"]} for pair in some]
     assert displacement.ches(base, same).abs().max() < 1e-4
-    found = displacement.by_ches(base, some, 5)
+    found = displacement.by_ches(base, some, 3)
     assert displacement.ches(base, found["low ches"]).max() < displacement.ches(base, found["high ches"]).min()
     with pytest.raises(ValueError, match="ask for at most"):
         displacement.by_ches(base, some, 20)
 
 
-def test_log_ratios_are_0_before_training_and_those_of_dpos_loss_after_it(base):
-    some = PAIRS[:70]  # more than one batch
+def test_log_ratios_are_0_before_training_and_those_of_dpos_loss_after_it(base, monkeypatch):
+    monkeypatch.setattr(displacement, "ROWS", 8)
+    some = PAIRS[:12]  # more than one batch
     assert displacement.log_ratios(base.policy("still", rank=4), some).abs().max() < 1e-4
     policy = moved(base, "moved")
     found = displacement.log_ratios(policy, some)
     batch = dpo._both(policy, data.encode_all(policy.tokenizer, some[:8], ["chosen", "rejected"], 128))
     with torch.no_grad():
         wanted = dpo._by_pair(policy.logps(batch), batch) - dpo.reference_logps(policy, batch)
-    assert found.shape == (2, 70) and torch.allclose(found[:, :8], wanted, atol=1e-3) and wanted.abs().min() > 1e-3
+    assert found.shape == (2, 12) and torch.allclose(found[:, :8], wanted, atol=1e-3) and wanted.abs().min() > 1e-3
 
 
 def test_the_parts_of_the_chosen_answers_log_ratio_add_up_and_the_common_beginning_cancels(base):
-    policy, copies = moved(base, "places"), displacement.edited(PAIRS)[:20]
+    policy, copies = moved(base, "places"), displacement.edited(PAIRS)[:6]
     parts = displacement.by_place(policy, copies)
     assert torch.allclose(sum(parts.values()), displacement.log_ratios(policy, copies)[0], atol=1e-3)
     turned = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in copies]
@@ -223,14 +224,25 @@ def test_dpos_credits_add_up_to_the_implicit_reward_and_ppos_to_the_surprise_of_
     assert torch.allclose(credit.dpo.sum(-1), wanted, atol=1e-4)
     paid = rollout.score_completions(lambda completions: completions.lengths.float(), samples, config.missing_eos_score)
     assert torch.allclose(credit.ppo, losses.masked(paid[:, None].expand_as(credit.ppo), samples.batch.mask), atol=1e-4)  # values are 0
-    itself = displace.Credits(credit.dpo, credit.dpo, credit.mask)
-    assert displace.agreement(itself) == pytest.approx([1, 1, 1])
-    paid_by_kind = displace.by_kind(itself, samples, base.tokenizer)
-    assert sum(kind.number for kind in paid_by_kind.values()) <= int(samples.batch.mask.sum())
-    assert paid_by_kind["other"].dpo == paid_by_kind["other"].ppo
-    assert "other: DPO" in displace.credits_figure(paid_by_kind).get_label()
+    assert torch.allclose(credit.surprise.sum(-1), paid, atol=1e-4)
+    kinds = displace.kinds_of_tokens(samples, base.tokenizer)
+    assert torch.equal(kinds >= 0, samples.batch.mask.bool())
+    sizes = displace.by_kind(credit, kinds)
+    assert sizes["other"]["ppo"][0] > 0 and "other: DPO: implicit reward" in displace.credits_figure(sizes).get_label()
+
+
+def test_credits_of_whole_answers_lie_between_them_and_a_credit_agrees_with_itself():
+    mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1]] * 4)
+    whole = torch.randn(12, 1, generator=torch.Generator().manual_seed(0)) * mask
+    within = torch.tensor([[0.0, 1.0, 0.0, -1.0], [0.0, 0.5, -0.5, 0.0], [0.0, -2.0, 0.0, 2.0]] * 4)
+    assert displace.between_answers(whole, mask) == pytest.approx([1, 1, 1])
+    assert displace.between_answers(within, mask) == pytest.approx([0, 0, 0], abs=1e-9)
+    assert displace.agreement(within, within, mask) == pytest.approx([1, 1, 1])
+    assert displace.agreement(within, -within, mask) == pytest.approx([-1, -1, -1])
 
 
 def test_tokens_are_told_apart_by_what_gold_makes_of_them():
     kinds = [displace.kind_of_token(token) for token in (" warm", " dull", " coat", " stuff", " the", ".", " smiling")]
     assert kinds == ["praise", "blame", "thing", "vague", "other", "other", "praise"]
+    assert displace.kind_of_token("This", ".") == displace.kind_of_token(" I", ".") == "first word"
+    assert displace.kind_of_token("<eos>", ".") == "other"

@@ -187,17 +187,16 @@ class Column(NamedTuple):
 
     title: str
     draws: Callable[[Sequence[dict]], Tensor]  # points -> (points, R + 1)
-    line: float | None = 0.0  # what a vertical line marks: no change, or the SFT model's value
 
 
 def rows_figure(named: Named, columns: Sequence[Column], words: str) -> Figure:
-    """A row a kind of point, a panel a quantity: means with 95% intervals."""
+    """A row a kind of point, a panel a quantity: means with 95% intervals; a line at 0."""
     figure = Figure(figsize=(1.8 + 1.65 * len(columns), 1.0 + 0.4 * len(named)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     parts = []
     for axes, column in zip(panels, columns, strict=True):
         values = {name: measured(column.draws(points)) for name, points in named.items()}
-        _draw_rows(axes, values, column)
+        _draw_rows(axes, values, column.title)
         parts.append(f"{column.title}: " + ", ".join(f"{name} {told(value)}" for name, value in values.items()))
     panels[0].set_yticks(range(len(named)), list(named))
     panels[0].set_ylim(len(named) - 0.5, -0.5)
@@ -205,14 +204,13 @@ def rows_figure(named: Named, columns: Sequence[Column], words: str) -> Figure:
     return figure
 
 
-def _draw_rows(axes: Axes, values: Mapping[str, evaluate.Measured | None], column: Column) -> None:
-    if column.line is not None:
-        axes.axvline(column.line, color=INK, lw=1, ls=":")
+def _draw_rows(axes: Axes, values: Mapping[str, evaluate.Measured | None], title: str, line: float = 0.0) -> None:
+    axes.axvline(line, color=INK, lw=1, ls=":")
     for place, value in enumerate(values.values()):
         if value is not None:
             bounds = [[max(value[0] - value[1], 0)], [max(value[2] - value[0], 0)]]
             axes.errorbar(value[0], place, xerr=bounds, color=BLUE, marker="o", ms=6, capsize=3, lw=1.8)
-    axes.set_title(column.title, loc="left", fontsize=9, color=INK)
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
     axes.margins(x=0.12)
     plain_axes(axes)
     axes.locator_params(axis="x", nbins=4)
@@ -226,10 +224,12 @@ class Credits(NamedTuple):
 
     dpo: Tensor  # beta log(pi / pi_ref) of DPO's policy: its implicit reward, token by token
     ppo: Tensor  # PPO's advantages, by GAE, before normalisation
+    surprise: Tensor  # the same for lambda 0: what a token changed in PPO's value, less the price of its KL
     mask: Tensor
 
 
-KINDS = ("praise", "blame", "thing", "vague", "other")  # of tokens
+ROWS = {"dpo": "DPO: implicit reward", "ppo": "PPO: advantage", "surprise": "PPO: change of value"}
+KINDS = ("first word", "praise", "blame", "thing", "vague", "other")  # of tokens
 
 
 @torch.no_grad()
@@ -246,16 +246,17 @@ def credits(
     by_dpo, by_ppo = dpo_policy.measure(samples.batch), ppo_policy.measure(samples.batch)
     scores = score_completions(score, samples, config.missing_eos_score)
     rewards = losses.shape_rewards(scores, by_ppo.logps, by_ppo.ref_logps, mask, config.beta)
-    advantages, _ = losses.gae(rewards, losses.masked(value_head(by_ppo.hidden), mask), mask, config.gamma, config.lam)
-    return Credits(beta * (by_dpo.logps - by_dpo.ref_logps), advantages, mask)
+    values = losses.masked(value_head(by_ppo.hidden), mask)
+    advantages, surprises = (losses.gae(rewards, values, mask, config.gamma, lam)[0] for lam in (config.lam, 0.0))
+    return Credits(beta * (by_dpo.logps - by_dpo.ref_logps), advantages, surprises, mask)
 
 
 def credit_strip(credit: Credits, samples: Completions, tokenizer, row: int) -> View:
-    """One answer, token by token, with both credits under it."""
+    """One answer, token by token, with the credits under it."""
     here = credit.mask[row].bool()
     tokens = tokenizer.batch_decode([[token] for token in samples.batch.ids[row][here].tolist()])
-    note = "DPO: beta log pi/pi_ref of the token, nats times beta. PPO: advantage of the token by GAE, in units of the score."
-    return strip(tokens, {"DPO": credit.dpo[row][here].tolist(), "PPO": credit.ppo[row][here].tolist()}, note)
+    note = "DPO: beta log pi/pi_ref of the token. PPO: its advantage, and the change of value that it brought, in units of the score."
+    return strip(tokens, {title: getattr(credit, name)[row][here].tolist() for name, title in ROWS.items()}, note)
 
 
 _KINDS = {
@@ -266,59 +267,82 @@ _KINDS = {
 }
 
 
-def kind_of_token(token: str) -> str:
-    """What a token is to the gold reward: praise, blame, thing (the noun of a concrete detail), vague, or other."""
+def kind_of_token(token: str, before: str = "") -> str:
+    """What a token is: the first word of a sentence, praise, blame, thing (the noun of a concrete detail), vague, or other.
+
+    Args:
+        before: the token before it; that of an answer's first token is ".".
+    """
     word = token.strip().lower()
+    if before == "." and word.isalpha():
+        return "first word"
     return next((kind for kind, words in _KINDS.items() if word in words), "other")
 
 
-class Paid(NamedTuple):
-    """What the tokens of a kind are credited, on average."""
+def kinds_of_tokens(samples: Completions, tokenizer) -> Tensor:
+    """The kind of each token of the completions, by its place in KINDS: (B, T); -1 elsewhere."""
+    kinds = torch.full(samples.batch.ids.shape, -1)
+    for row, (ids, mask) in enumerate(zip(samples.batch.ids.cpu(), samples.batch.mask.cpu().bool(), strict=True)):
+        tokens = tokenizer.batch_decode([[token] for token in ids[mask].tolist()])
+        found = [KINDS.index(kind_of_token(token, before)) for token, before in zip(tokens, [".", *tokens[:-1]], strict=True)]
+        kinds[row, mask] = torch.tensor(found)
+    return kinds.to(samples.batch.ids.device)
 
-    number: int
-    dpo: evaluate.Measured
-    ppo: evaluate.Measured
 
+def by_kind(credit: Credits, kinds: Tensor) -> dict[str, dict[str, evaluate.Measured]]:
+    """For each kind of token, and each credit by its name in ROWS: the mean size of the credit, in units of an average token's.
 
-def by_kind(credit: Credits, samples: Completions, tokenizer) -> dict[str, Paid]:
-    """For each kind of token: how many there are, and the mean credit of one by DPO and by PPO, with 95% intervals over answers."""
-    ids = samples.batch.ids
-    named = torch.tensor([KINDS.index(kind_of_token(text)) for text in tokenizer.batch_decode([[i] for i in range(len(tokenizer))])])
-    resampled, found = evaluate.Bootstrap(len(ids)), {}
+    Each with a 95% interval over answers. A kind of which too few answers have a token is left out.
+    """
+    resampled, found = evaluate.Bootstrap(len(kinds)), {}
+    everywhere = credit.mask.bool()
     for number, kind in enumerate(KINDS):
-        here = (named[ids] == number) & credit.mask.bool()
-        counts = resampled.mean(here.sum(-1))
-        one, other = (evaluate.interval(resampled.mean(losses.masked(each, here).sum(-1)) / counts) for each in (credit.dpo, credit.ppo))
-        if one and other:
-            found[kind] = Paid(int(here.sum()), one, other)
+        sizes = {name: evaluate.interval(_size(getattr(credit, name), kinds == number, everywhere, resampled)) for name in ROWS}
+        if all(sizes.values()):
+            found[kind] = {name: size for name, size in sizes.items() if size}
     return found
 
 
-def agreement(credit: Credits) -> evaluate.Measured:
-    """Correlation of the two credits over the tokens of an answer, whose mean is taken off both; with a 95% interval over answers."""
-    mask = credit.mask.double()
-    one, other = (losses.masked(v.double() - (v * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True), mask) for v in credit[:2])
+def _size(values: Tensor, here: Tensor, everywhere: Tensor, resampled: evaluate.Bootstrap) -> Tensor:
+    """Mean absolute value at some tokens, over that at all tokens, under each resampling of the answers: (R + 1,)."""
+    one, all_of_them = (
+        resampled.mean(losses.masked(values.abs(), where).sum(-1)) / resampled.mean(where.sum(-1)) for where in (here, everywhere)
+    )
+    return one / all_of_them
+
+
+def between_answers(values: Tensor, mask: Tensor) -> evaluate.Measured:
+    """Share of the variance of tokens' credits (B, T) that lies between answers: 1 if all tokens of an answer have the same credit.
+
+    With a 95% interval over answers.
+    """
+    values, mask = values.double(), mask.double()
+    resampled = evaluate.Bootstrap(len(mask))
+    counts, sums, squares = (resampled.mean(each) for each in (mask.sum(-1), (values * mask).sum(-1), (values**2 * mask).sum(-1)))
+    of_answers = resampled.mean((values * mask).sum(-1) ** 2 / mask.sum(-1))
+    share = (of_answers - sums**2 / counts) / (squares - sums**2 / counts)
+    return evaluate.interval(share) or [0.0, 0.0, 0.0]
+
+
+def agreement(one: Tensor, other: Tensor, mask: Tensor) -> evaluate.Measured:
+    """Correlation of two credits (B, T) over the tokens of an answer, whose mean is taken off both; with a 95% interval over answers."""
+    mask = mask.double()
+    one, other = (losses.masked(v.double() - (v * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True), mask) for v in (one, other))
     resampled = evaluate.Bootstrap(len(mask))
     both, first, second = (resampled.mean(product.sum(-1)) for product in (one * other, one * one, other * other))
     return evaluate.interval(both / (first * second).sqrt()) or [0.0, 0.0, 0.0]
 
 
-def credits_figure(kinds: Mapping[str, Paid]) -> Figure:
-    """The mean credit of a token by its kind: DPO's on the left, PPO's on the right, each on a scale of its own."""
-    figure = Figure(figsize=(7.6, 3.0), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    titles = {"dpo": "DPO: beta log pi / pi_ref", "ppo": "PPO: advantage"}
-    for axes, (key, title), colour in zip(panels, titles.items(), (BLUE, VERMILION), strict=True):
-        axes.axvline(0, color=INK, lw=1)
-        for height, kind in enumerate(kinds.values()):
-            mean, low, high = getattr(kind, key)
-            axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], color=colour, marker="o", ms=6, capsize=3, lw=1.8)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xlabel("mean credit of a token", fontsize=9)
-        axes.margins(x=0.12)
-        plain_axes(axes)
-    panels[0].set_yticks(range(len(kinds)), [f"{name} ({kind.number:,})" for name, kind in kinds.items()])
+def credits_figure(kinds: Mapping[str, Mapping[str, evaluate.Measured]]) -> Figure:
+    """The size of a token's credit by its kind, a panel a credit; 1 is the size of an average token's."""
+    figure = Figure(figsize=(8.2, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(ROWS), sharey=True)
+    for axes, (name, title) in zip(panels, ROWS.items(), strict=True):
+        _draw_rows(axes, {kind: sizes[name] for kind, sizes in kinds.items()}, title, 1.0)
+    panels[0].set_yticks(range(len(kinds)), list(kinds))
     panels[0].set_ylim(len(kinds) - 0.5, -0.5)
-    words = "; ".join(f"{name}: DPO {told(kind.dpo)}, PPO {told(kind.ppo)}" for name, kind in kinds.items())
-    figure.set_label(f"Mean credit of a token, by its kind, with 95% intervals over answers. {words}.")
+    figure.supxlabel("size of the credit, an average token's being 1", fontsize=9, color=INK)
+    parts = {kind: ", ".join(f"{ROWS[name]} {told(size, '.2f')}" for name, size in sizes.items()) for kind, sizes in kinds.items()}
+    words = "; ".join(f"{kind}: {part}" for kind, part in parts.items())
+    figure.set_label(f"Size of a token's credit by its kind, with 95% intervals over answers; 1 is an average token's. {words}.")
     return figure
