@@ -336,7 +336,7 @@ def agreement(one: Tensor, other: Tensor, mask: Tensor) -> evaluate.Measured:
 def credits_figure(kinds: Mapping[str, Mapping[str, evaluate.Measured]]) -> Figure:
     """The size of a token's credit by its kind, a panel a credit; 1 is the size of an average token's."""
     figure = Figure(figsize=(8.2, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(ROWS), sharey=True)
+    panels = figure.subplots(1, len(ROWS), sharex=True, sharey=True)  # on one scale, so that a flat credit looks flat
     for axes, (name, title) in zip(panels, ROWS.items(), strict=True):
         _draw_rows(axes, {kind: sizes[name] for kind, sizes in kinds.items()}, title, 1.0)
     panels[0].set_yticks(range(len(kinds)), list(kinds))
