@@ -178,7 +178,8 @@ def test_the_sweeps_are_listed_without_a_name_and_with_an_unknown_one(monkeypatc
             cli.main()
         out, err = capfd.readouterr()
         assert out.startswith("strength: PPO and DPO at ") and "; 24 points" in out and "; 48 points" in out
-        assert (ended.value.code, err) == ((2, "alignlab: no sweep 'strenght'; there is strength, fresh, data\n") if words else (0, ""))
+        known = ", ".join(sweep.NAMES)
+        assert (ended.value.code, err) == ((2, f"alignlab: no sweep 'strenght'; there is {known}\n") if words else (0, ""))
 
 
 def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(here, monkeypatch):
@@ -236,7 +237,7 @@ def test_the_real_sweeps_measure_their_fast_points(monkeypatch):
             result = chosen.measure(settings, seed, True)
             json.dumps(result, allow_nan=False)
             path = {row["strength"]: row for row in result["path"]}
-            assert {0.5, 1.0, 1.5, 2.0, 3.0} <= set(path)
+            assert {0.5, 1.0, 2.0} <= set(path)  # what every sweep has, whatever else
             assert len(result["reference"]["gold"]) == 8 and result["reference"]["sd"] > 0
             assert all(len(row[key]) == 8 for row in path.values() for key in ("gold", "kl", "score"))
             assert 0 < sum(path[0.5]["kl"]) < sum(path[2.0]["kl"]), settings
