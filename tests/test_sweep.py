@@ -255,7 +255,7 @@ def test_the_real_sweeps_measure_their_fast_points(monkeypatch):
                 assert {"curves", "end", "samples"} == set(result) and result["curves"]
                 continue
             path = {row["strength"]: row for row in result["path"]}
-            assert {0.5, 1.0, 1.5, 2.0, 3.0} <= set(path)
+            assert {0.5, 1.0, 2.0} <= set(path)  # what every sweep has, whatever else
             assert len(result["reference"]["gold"]) == 8 and result["reference"]["sd"] > 0
             assert all(len(row[key]) == 8 for row in path.values() for key in ("gold", "kl", "score"))
             assert 0 < sum(path[0.5]["kl"]) < sum(path[2.0]["kl"]), settings

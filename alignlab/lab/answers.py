@@ -303,3 +303,12 @@ def departure(run: Tensor, healthy: Tensor, floor: float) -> Tensor:
     late = max(1, run.shape[-1] // 3)
     level, levels = run[-late:].mean(), healthy[:, -late:].mean(-1)
     return (level - levels.mean()) / levels.std().clamp(min=floor)
+
+
+def ches(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Length-normalised CHES of a pair, from the hidden states that predict its answers' tokens: (T, D), (U, D) -> ().
+
+    How far the mean state of the rejected answer reaches along that of the chosen one, less how far the latter does itself
+    (Razin et al. 2410.08847, section 5).
+    """
+    return chosen.mean(0) @ (rejected.mean(0) - chosen.mean(0))

@@ -3,6 +3,7 @@
 from alignlab.lab import (
     exercises_clinic,
     exercises_data,
+    exercises_displace,
     exercises_dpo,
     exercises_objective,
     exercises_overopt,
@@ -14,6 +15,7 @@ from alignlab.lab.exercise import Exercise, Function
 __all__ = ["EXERCISES", "Exercise", "Function"]
 
 GROUPS = (
-    exercises_data, exercises_objective, exercises_ppo, exercises_dpo, exercises_strength, exercises_overopt, exercises_clinic,
+    exercises_data, exercises_objective, exercises_ppo, exercises_dpo, exercises_strength, exercises_overopt, exercises_displace,
+    exercises_clinic,
 )  # fmt: skip
 EXERCISES = {exercise.name: exercise for group in GROUPS for exercise in group.EXERCISES}

@@ -124,6 +124,10 @@ class Draw:
         """Of tokens or texts: below 0."""
         return -self.normal(*shape).abs()
 
+    def labels(self, n: int) -> Tensor:
+        """Bools, the first True and the second False."""
+        return torch.cat([torch.tensor([True, False]), self.integers(n - 2, high=2).bool()])
+
     def distribution(self, n: int) -> Tensor:
         return self.normal(n).softmax(-1)
 
@@ -248,6 +252,9 @@ FRESH: dict[str, Callable[[Draw], tuple]] = {
     "scaled_layer": lambda d: (d.normal(2, 5), d.normal(4, 5), d.normal(3, 5), d.normal(4, 3), d.number(2, 16), d.number(0.2, 3)),
     "mixed_logps": lambda d: (d.distribution(5).log(), d.distribution(5).log(), d.number(0.2, 3)),
     "seed_interval": lambda d: (d.normal(d.integer(3, 8)), d.number(2, 5)),
+    "ches": lambda d: (d.normal(d.integer(3, 6), 4), d.normal(d.integer(1, 6), 4)),
+    "dpop_loss": lambda d: (*(3 * d.logps(6) for _ in range(4)), d.number(0.1, 1), d.number(0.5, 10)),
+    "kto_loss": lambda d: (3 * d.logps(6), 3 * d.logps(6), d.labels(6), d.number(0.1, 2), d.number(0.1, 1)),
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from alignlab.errors import UserError
 from alignlab.files import on_disk, read_json, read_lines, write_lines, write_whole
 from alignlab.runs import Run
 
-NAMES = ("strength", "mix", "overopt", "fresh", "data", "clinic", "mystery")
+NAMES = ("strength", "mix", "overopt", "fresh", "data", "displace", "clinic", "mystery")
 PLACE = Path("runs/sweeps")
 MADE_BY = ("command", "date", "versions")  # in the results: of the last command that measured a point
 JOURNAL, COMMANDS = "points.jsonl", "commands.jsonl"  # finished points, and the commands that measured some, in a sweep's folder
