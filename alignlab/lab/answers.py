@@ -272,6 +272,11 @@ def seed_interval(differences: Tensor, quantile: float) -> Tensor:
     return torch.stack([mean, mean - half, mean + half])
 
 
+def best_and_worst(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of each prompt's best and worst answer: (P, K) -> (P,), (P,)."""
+    return scores.argmax(-1), scores.argmin(-1)
+
+
 def noise_ratio(gradients: Tensor) -> Tensor:
     """A minibatch's variance over the squared length of the true gradient, from M gradients: (M, D) -> ().
 

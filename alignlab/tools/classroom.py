@@ -156,7 +156,8 @@ LABS = {  # name: the numbers with which its notebooks begin
     "lab2": ("03", "04"),
     "lab3": ("05", "06"),
     "lab4": ("07", "08", "09"),
-    "lab5": ("10", "11", "15"),
+    "lab5": ("10", "11"),
+    "lab6": ("13", "14", "15"),
 }
 ASSIGNMENTS = LABS | {"alignlab": tuple(number for numbers in LABS.values() for number in numbers)}
 NBGRADER_CONFIG = f"""c = get_config()
