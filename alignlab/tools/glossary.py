@@ -42,11 +42,20 @@ TERMS = {  # what it is, and the notebook that introduces it
     "over-optimisation": ("the proxy goes on rising while gold falls; also called reward hacking", "06"),
     "implicit reward": ("beta * log(pi / pi_ref): the score that a policy trained by DPO gives to an answer", "07"),
     "margin": ("the difference of chosen and rejected, of scores or of implicit rewards", "07"),
-    "strength": ("a multiplier on a trained adapter: 0 is the reference, 1 the policy as trained, more goes beyond it", ""),
-    "at equal KL": ("policies compared where their paths over the plane, walked by strength, have the same KL", ""),
-    "freshness": ("how recently the pairs or answers that a method learns from were drawn from the policy itself", ""),
     "bootstrap interval": ("95% of what comes out when prompts are drawn again with replacement; it holds no training noise", "08"),
     "paired": ("a difference worked out prompt by prompt before its interval, so that what makes prompts differ falls out", "08"),
+    "strength": ("a multiplier on a trained adapter: 0 is the reference, 1 the policy as trained, more goes beyond it", "10"),
+    "at equal KL": ("policies compared where their paths over the plane, walked by strength, have the same KL", "10"),
+    "interval over seeds": ("a 95% interval by Student's t over trainings, which holds the noise of training and of prompts", "10"),
+    "alarm": ("a rule that calls over-optimisation without seeing gold; judged by precision, recall and lead", "11"),
+    "freshness": ("how recently the pairs or answers that a method learns from were drawn from the policy itself", "13"),
+    "online DPO": ("DPO on pairs that are drawn from the policy as it learns, and labelled by the reward model", "13"),
+    "RLOO": ("policy gradient in which an answer's baseline is the mean reward of the prompt's other answers", "13"),
+    "gradient noise": ("the variance of a minibatch's gradient over the squared length of the true gradient", "13"),
+    "likelihood displacement": ("chosen answers become less likely while the margin grows", "14"),
+    "CHES": ("how alike the model finds the answers of a pair, by their hidden states", "14"),
+    "KTO": ("a loss for single answers, each desirable or not, in place of pairs", "14"),
+    "departure": ("how far a run's curve lies from healthy runs', in their standard deviations", "15"),
 }
 
 
