@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgba
 from alignlab import evaluate, records
 from alignlab.errors import UserError
 from alignlab.lab import evidence, sweeps, view
+from alignlab.tools import sweep
 
 PROMPTS = 6
 
@@ -113,3 +114,12 @@ def test_the_bundled_paths_agree_with_policies_trained_with_another_beta():
                 if other["seed"] == usual["seed"] and other is not usual:
                     apart.append(sweeps.gold_at([usual], trained.kl.mean().item())[0, 0].item() - trained.gold.mean().item())
     assert len(apart) == 18 and max(map(abs, apart)) < 0.3 and abs(sum(apart) / len(apart)) < 0.15
+
+
+@pytest.mark.parametrize("file", sorted((records.data_folder() / "sweeps").glob("*.json")), ids=lambda file: file.stem)
+def test_a_recorded_sweep_holds_each_point_of_its_grid_once(file):
+    def told(points):
+        return sorted(json.dumps([settings, seed], sort_keys=True) for settings, seed in points)
+
+    recorded, planned = sweeps.load(file.stem), sweep.find(file.stem).points
+    assert told((point["settings"], point["seed"]) for point in recorded) == told(planned)
