@@ -1,6 +1,7 @@
 """The recorded sweeps as the labs read them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from matplotlib.colors import to_rgba
 
 from alignlab import evaluate, records
 from alignlab.errors import UserError
-from alignlab.lab import evidence, sweeps, view
+from alignlab.lab import displace, evidence, sweeps, view
 from alignlab.tools import sweep
 
 PROMPTS = 6
@@ -114,6 +115,26 @@ def test_the_bundled_paths_agree_with_policies_trained_with_another_beta():
                 if other["seed"] == usual["seed"] and other is not usual:
                     apart.append(sweeps.gold_at([usual], trained.kl.mean().item())[0, 0].item() - trained.gold.mean().item())
     assert len(apart) == 18 and max(map(abs, apart)) < 0.3 and abs(sum(apart) / len(apart)) < 0.15
+
+
+def test_the_readmes_results_of_the_labs_are_the_recorded_ones():
+    def told(measured, digits=2, sign=1):
+        ends = sorted(sign * value for value in measured[1:])
+        return f"{sign * measured[0]:.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+
+    strength, fresh, placed = (sweeps.load(name) for name in ("strength", "fresh", "displace"))
+    ahead = evidence.differences(sweeps.of(strength, method="dpo", beta=0.5), sweeps.of(strength, method="ppo", beta=0.38), [2])[2]
+    anew = evidence.differences(sweeps.of(fresh, method="online", every=1), sweeps.of(fresh, method="dpo", labels="judge"), [2])[2]
+    usual = [point for point in sweeps.of(fresh, method="ppo") if point["settings"] == {"method": "ppo"}]
+    paid = evidence.differences(sweeps.of(fresh, method="ppo", paid_by="gold"), usual, [2])[2]
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"at 2 nats DPO has {told(ahead)} points" in readme
+    assert f"change DPO's gold by {told(anew)}, a perfect judge PPO's by {told(paid)}" in readme
+    lost = {}
+    for pairs, digits in (("edited", 0), ("any", 1)):
+        draws = displace.drawn(sweeps.of(placed, pairs=pairs, loss="dpo"), displace.held_out("chosen"))
+        lost[pairs] = told(displace.measured(draws), digits, sign=-1)
+    assert f"near-duplicates cost a chosen answer {lost['edited']} nats, ordinary pairs {lost['any']} |" in readme
 
 
 @pytest.mark.parametrize("file", sorted((records.data_folder() / "sweeps").glob("*.json")), ids=lambda file: file.stem)
