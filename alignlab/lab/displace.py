@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignlab import dial, displacement, evaluate, losses, ppo
 from alignlab.lab import sweeps
+from alignlab.lab.evidence import told
 from alignlab.lab.page import View
 from alignlab.lab.show import strip
 from alignlab.lab.view import BLUE, INK, VERMILION, plain_axes
@@ -27,6 +28,7 @@ KEPT = {
 
 TITLES = {name: loss.title for name, loss in displacement.LOSSES.items()} | {"kto": "KTO"}
 
+FORM = "+z.2f"  # of numbers: -0.00 is written as +0.00
 Named = Mapping[str, Sequence[dict]]  # points of one kind, a seed each, by what a figure calls them
 Quantity = Callable[[dict], Tensor]  # a point's result -> (P,), a number for each held-out pair or prompt
 
@@ -98,11 +100,6 @@ def length_at(points: Sequence[dict], kl: float) -> Tensor:
     return torch.stack(found)
 
 
-def gain_at(points: Sequence[dict], kl: float) -> Tensor:
-    """Gold less the SFT model's where each point's path reaches that KL: (points, R + 1)."""
-    return sweeps.gold_at(points, kl) - drawn(points, lambda result: torch.tensor(result["reference"]["gold"], dtype=torch.float64))
-
-
 def rank_correlation(points: Sequence[dict], feature: str) -> Tensor:
     """Spearman's correlation of a feature of a pair, "alike" or "ches", with its chosen answer's log-ratio: (points, R + 1).
 
@@ -122,12 +119,7 @@ def rank_correlation(points: Sequence[dict], feature: str) -> Tensor:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def told(value: evaluate.Measured | None, form: str = "+z.2f") -> str:
-    """A number and its 95% interval as text."""
-    return "unknown" if value is None else f"{value[0]:{form}} [{value[1]:{form}}, {value[2]:{form}}]"
-
-
-def table(named: Named, columns: Mapping[str, Callable[[Sequence[dict]], Tensor]], form: str = "+z.2f") -> str:
+def table(named: Named, columns: Mapping[str, Callable[[Sequence[dict]], Tensor]], form: str = FORM) -> str:
     """A line a kind of point, a column a quantity: each a mean with its 95% interval.
 
     Args:
@@ -147,7 +139,7 @@ def compared(one: Tensor, other: Tensor, more: str, less: str) -> str:
     if value is None:
         return "no number: not comparable"
     verdict = more if value[1] > 0 else less if value[2] < 0 else "not decided by these runs"
-    return f"difference {told(value)}: {verdict}"
+    return f"difference {told(value, FORM)}: {verdict}"
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -197,7 +189,7 @@ def rows_figure(named: Named, columns: Sequence[Column], words: str) -> Figure:
     for axes, column in zip(panels, columns, strict=True):
         values = {name: measured(column.draws(points)) for name, points in named.items()}
         _draw_rows(axes, values, column.title)
-        parts.append(f"{column.title}: " + ", ".join(f"{name} {told(value)}" for name, value in values.items()))
+        parts.append(f"{column.title}: " + ", ".join(f"{name} {told(value, FORM)}" for name, value in values.items()))
     panels[0].set_yticks(range(len(named)), list(named))
     panels[0].set_ylim(len(named) - 0.5, -0.5)
     figure.set_label(f"{words} {'; '.join(parts)}.")

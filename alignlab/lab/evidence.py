@@ -16,9 +16,9 @@ AHEAD, BEHIND, UNTOLD = BLUE, VERMILION, "#EEEEEE"
 PALETTE = (VERMILION, BLUE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", INK)
 
 
-def told(measured: Measured | None) -> str:
+def told(measured: Measured | None, form: str = "+.2f") -> str:
     """A number with its 95% interval, such as "+0.14 [-0.02, +0.30]"; a dash where there is none."""
-    return "-" if measured is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*measured)
+    return "-" if measured is None else "{:{form}} [{:{form}}, {:{form}}]".format(*measured, form=form)
 
 
 def verdict(one: str, other: str, difference: Measured | None, where: str) -> str:
